@@ -1,0 +1,1 @@
+"""Ways in: ONNX files and torch modules."""

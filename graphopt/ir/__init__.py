@@ -1,0 +1,1 @@
+"""The intermediate representation: one onnx-graphsurgeon graph, and what is asked of it."""

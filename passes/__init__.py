@@ -1,0 +1,1 @@
+"""Every pass, one per file, in one folder per stage."""

@@ -1,0 +1,1 @@
+"""Rewrites that merge linear operators into the weights beside them."""

@@ -1,0 +1,1 @@
+"""Rewrites that compute the same with fewer or cheaper nodes."""
