@@ -1,0 +1,209 @@
+"""Between a graph and an ONNX ModelProto.
+
+A *hollow* proto holds the structure and the small constants only; the large ones stand in it as
+references to external data, and their arrays travel beside it. Checking, shape inference and running
+work on hollow protos, so that weights are never copied and models over protobuf's 2 GB fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from graphopt.ir.graph import Constant, Graph
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+# Larger constants stay outside a hollow proto. Smaller ones (shapes, axes, scalars, sizes) may be
+# needed by shape inference and constant folding.
+HOLLOW_BYTES = 4096
+_HOLLOW_LOCATION = "held-in-memory"
+# Sub-byte types are packed and strings have no fixed size: they are always written inline.
+_HOLLOW_KINDS = "fiu"
+
+
+def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph as a ModelProto, and the arrays left out of it (none unless `hollow`)."""
+    arrays: dict[str, Any] = {}
+    model = onnx.helper.make_model(
+        _graph_proto(graph, arrays if hollow else None),
+        opset_imports=_opset_imports(graph),
+        producer_name=graph.producer_name,
+        producer_version=graph.producer_version,
+        ir_version=graph.ir_version or 10,
+    )
+    onnx.helper.set_model_props(model, dict(sorted(graph.metadata.items())))
+    return model, arrays
+
+
+def from_proto(model: onnx.ModelProto, arrays: Arrays | None = None) -> Graph:
+    """The graph of a proto in normal form; `arrays` holds the values a hollow proto left out."""
+    graph: Graph = gs.import_onnx(model)
+    graph.__class__ = Graph
+    graph.metadata = {p.key: p.value for p in model.metadata_props}
+    graph.producer_name, graph.producer_version = model.producer_name, model.producer_version
+    graph.ir_version = model.ir_version
+    graph.forget_names()
+    _load_constants(graph, arrays or {})
+    return graph
+
+
+def is_hollow(array: np.ndarray[Any, Any]) -> bool:
+    """Whether a hollow proto leaves this constant out."""
+    return array.nbytes > HOLLOW_BYTES and array.dtype.kind in _HOLLOW_KINDS
+
+
+def hollow_tensor(name: str, array: np.ndarray[Any, Any]) -> onnx.TensorProto:
+    """A TensorProto that has the type and shape of `array` and none of its bytes."""
+    tensor = onnx.TensorProto(name=name, dims=array.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", _HOLLOW_LOCATION), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def hollow_out(model: onnx.ModelProto) -> dict[str, Any]:
+    """Takes the large constants of the main graph out of `model`; returns their arrays."""
+    arrays: dict[str, Any] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.ByteSize() <= HOLLOW_BYTES:
+            continue
+        array = onnx.numpy_helper.to_array(tensor)
+        if is_hollow(array):
+            arrays[tensor.name] = array
+            tensor.CopyFrom(hollow_tensor(tensor.name, array))
+    return arrays
+
+
+def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A hollow proto with its missing constants turned into inputs: what onnx's checker can read."""
+    shell = onnx.ModelProto()
+    shell.CopyFrom(model)
+    missing = [t for t in shell.graph.initializer if _is_hollow_tensor(t)]
+    kept = [t for t in shell.graph.initializer if not _is_hollow_tensor(t)]
+    del shell.graph.initializer[:]
+    shell.graph.initializer.extend(kept)
+    for tensor in missing:
+        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        shell.graph.input.append(info)
+    return shell
+
+
+def _is_hollow_tensor(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def stream(model: onnx.ModelProto, arrays: Arrays) -> Iterator[bytes | memoryview]:
+    """The bytes of a hollow proto with its arrays put back, piece by piece.
+
+    Protobuf merges repeated fields that arrive in several pieces, so the large initializers are
+    appended to the serialized graph one at a time and never exist twice in memory.
+    """
+    shell = onnx.ModelProto()
+    shell.CopyFrom(model)
+    kept = [t for t in shell.graph.initializer if t.name not in arrays]
+    large = [t.name for t in shell.graph.initializer if t.name in arrays]
+    graph = shell.graph
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph_bytes = graph.SerializeToString(deterministic=True)
+    heads = {name: _tensor_head(name, arrays[name]) for name in large}
+    size = len(graph_bytes) + sum(len(heads[n]) + arrays[n].nbytes for n in large)
+    shell.ClearField("graph")
+    yield shell.SerializeToString(deterministic=True)
+    yield _tag(onnx.ModelProto.GRAPH_FIELD_NUMBER) + _varint(size)
+    yield graph_bytes
+    for name in large:
+        yield heads[name]
+        yield memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
+
+
+def _tensor_head(name: str, array: np.ndarray[Any, Any]) -> bytes:
+    tensor = onnx.TensorProto(name=name, dims=array.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    head = tensor.SerializeToString(deterministic=True)
+    head += _tag(onnx.TensorProto.RAW_DATA_FIELD_NUMBER) + _varint(array.nbytes)
+    whole = len(head) + array.nbytes
+    return _tag(onnx.GraphProto.INITIALIZER_FIELD_NUMBER) + _varint(whole) + head
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | 2)  # wire type 2: length-delimited
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _graph_proto(graph: Graph, arrays: dict[str, Any] | None) -> onnx.GraphProto:
+    tensors = graph.tensors()
+    boundary = {t.name for t in [*graph.inputs, *graph.outputs]}
+    constants = [t for t in tensors.values() if isinstance(t, Constant)]
+    made = [t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary]
+    return onnx.helper.make_graph(
+        nodes=[OnnxExporter.export_node(n) for n in graph.nodes],
+        name=graph.name,
+        inputs=[_value_info(t) for t in graph.inputs],
+        outputs=[_value_info(t) for t in graph.outputs],
+        initializer=[_initializer(t, arrays) for t in constants],
+        doc_string=graph.doc_string,
+        value_info=[_value_info(t) for t in made if t.dtype is not None],
+    )
+
+
+def _value_info(tensor: Any) -> onnx.ValueInfoProto:
+    return OnnxExporter.export_value_info_proto(tensor, False)
+
+
+def _initializer(tensor: Any, arrays: dict[str, Any] | None) -> onnx.TensorProto:
+    values = tensor.values
+    if arrays is not None and is_hollow(values):
+        arrays[tensor.name] = values
+        return hollow_tensor(tensor.name, values)
+    return onnx.numpy_helper.from_array(values, tensor.name)
+
+
+def _opset_imports(graph: Graph) -> list[onnx.OperatorSetIdProto]:
+    versions = {o.domain: o.version for o in graph.import_domains or []}
+    versions[""] = graph.opset
+    versions.pop("ai.onnx", None)
+    used = {n.domain or "" for n in _nodes_everywhere(graph)} | {""}
+    used = {"" if d == "ai.onnx" else d for d in used}
+    return [onnx.helper.make_opsetid(d, versions.get(d, 1)) for d in sorted(used)]
+
+
+def _nodes_everywhere(graph: gs.Graph) -> Iterator[Any]:
+    for node in graph.nodes:
+        yield node
+        for sub in node.subgraphs():
+            yield from _nodes_everywhere(sub)
+
+
+def _load_constants(graph: Graph, arrays: Arrays) -> None:
+    # graphsurgeon loads lazily from the proto, which would keep all of it in memory.
+    for tensor in _constants_everywhere(graph):
+        lazy = tensor._values
+        if isinstance(lazy, np.ndarray):
+            continue
+        known = arrays.get(tensor.name)
+        tensor._values = onnx.numpy_helper.to_array(lazy.tensor) if known is None else known
+        tensor.data_location = None
+
+
+def _constants_everywhere(graph: gs.Graph) -> Iterator[Any]:
+    yield from (t for t in graph.tensors().values() if isinstance(t, Constant))
+    for node in graph.nodes:
+        yield from (v for v in node.attrs.values() if isinstance(v, Constant))
+        for sub in node.subgraphs():
+            yield from _constants_everywhere(sub)

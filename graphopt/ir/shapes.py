@@ -1,0 +1,60 @@
+"""Shapes and types of every tensor, inferred by onnx on a hollow proto."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from graphopt.ir.graph import Graph, Variable
+from graphopt.ir.proto import to_proto
+
+
+def infer_shapes(graph: Graph) -> None:
+    """Fills in dtype and shape of tensors that lack them; known ones are left alone.
+
+    Inference is a courtesy: a graph it cannot handle keeps the shapes it had.
+    """
+    if all(_known(t) for n in graph.nodes for t in n.outputs if isinstance(t, Variable)):
+        return
+    model, _ = to_proto(graph, hollow=True)
+    inferred = infer_proto(model)
+    found = {v.name: v.type.tensor_type for v in _value_infos(inferred) if _is_tensor(v)}
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if isinstance(tensor, Variable) and tensor.name in found:
+                _fill(tensor, found[tensor.name])
+
+
+def infer_proto(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with shapes inferred, or `model` itself where onnx's inference fails."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=False, data_prop=True)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        return model
+
+
+def _known(tensor: Any) -> bool:
+    if tensor.is_empty():
+        return True
+    return tensor.dtype is not None and tensor.shape is not None and None not in tensor.shape
+
+
+def _value_infos(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    return [*model.graph.value_info, *model.graph.output]
+
+
+def _is_tensor(info: onnx.ValueInfoProto) -> bool:
+    return info.type.HasField("tensor_type")
+
+
+def _fill(tensor: Any, found: onnx.TypeProto.Tensor) -> None:
+    if tensor.dtype is None and found.elem_type:
+        tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
+    if not found.HasField("shape"):
+        return
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in found.shape.dim]
+    if tensor.shape is None:
+        tensor.shape = dims
+    elif len(tensor.shape) == len(dims):
+        tensor.shape = [d if d is not None else new for d, new in zip(tensor.shape, dims, strict=True)]

@@ -1,0 +1,317 @@
+"""Judges whether two graphs compute the same.
+
+Both run on the same seeded inputs. For each output element
+
+    error = |a - b| / (|a| + floor),   floor = the smaller of the rms over the element's channel
+                                               (axis 1) and over its last-axis column
+
+so that a score of 0.01 beside a box of 400 in one tensor is held to the same relative tolerance.
+Integer and boolean outputs count the share of elements that differ; shapes must match; NaN and
+infinities must stand at the same places.
+
+Some networks amplify rounding more than any fixed tolerance allows. The oracle measures that: it
+runs the reference on inputs moved by one unit in the last place, and tolerates `NOISE_FACTOR` times
+the error this causes, at most `TOLERANCE_CAP`. The tolerance used is part of every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import RunError
+from graphopt.ir.cost import cost_of
+from graphopt.ir.graph import Graph, Variable, is_op
+from graphopt.runtime.run import Feeds, OrtRunner, Outputs, Runner, open_graph, open_reference
+
+NOISE_FACTOR = 8.0
+TOLERANCE_CAP = 1e-3
+# Tried in turn for symbolic dimensions that are not the batch, until the model runs.
+_DIM_CANDIDATES = (64, 224, 320, 16, 416, 640, 3, 1)
+_BATCHES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One set of inputs and how it was drawn."""
+
+    recipe: str
+    feeds: Feeds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one comparison. `error` is the worst over all samples and outputs."""
+
+    error: float
+    tolerance: float
+    output: str
+    sample: str
+    departs_at: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        sign = "<=" if self.passed else ">"
+        text = f"error {self.error:.2g} {sign} {self.tolerance:.2g}"
+        if self.passed:
+            return text
+        where = f", first seen at {self.departs_at!r}" if self.departs_at else ""
+        return f"{text} at output {self.output!r} for {self.sample}{where}"
+
+
+class Oracle:
+    """Reference outputs of one graph, and comparisons of others against them."""
+
+    def __init__(self, graph: Graph, *, seed: int = 0, reference: Runner | None = None) -> None:
+        """Draws the inputs and runs the reference.
+
+        Args:
+            graph: the graph in normal form; inputs are drawn for it.
+            seed: two runs with one seed draw the same inputs.
+            reference: what to run instead of `graph`, for example the file it was read from.
+
+        Raises:
+            RunError: neither ONNX Runtime nor onnx.reference can run it.
+        """
+        self._runner = reference or open_runner(graph)
+        self.executor = self._runner.name
+        self.samples, self._expected = _runnable_samples(graph, self._runner, seed)
+        self.noise = self._measure_noise(seed)
+
+    def check(self, graph: Graph, rtol: float, *, exact: bool = False) -> Verdict:
+        """Compares `graph` with the reference; raises RunError when it cannot run."""
+        runner = self._open(graph)
+        tolerance = 0.0 if exact else max(rtol, min(NOISE_FACTOR * self.noise, TOLERANCE_CAP))
+        worst = Verdict(-1.0, tolerance, "", "")
+        for sample, expected in zip(self.samples, self._expected, strict=True):
+            found = runner.run(sample.feeds)
+            for name, error in errors_of(expected, found).items():
+                if error > worst.error:
+                    worst = Verdict(error, tolerance, name, sample.recipe)
+        return worst
+
+    def adopt(self, graph: Graph) -> Oracle:
+        """The same samples with `graph` as the reference (after a pass that means to change it)."""
+        twin = object.__new__(Oracle)
+        twin._runner, twin.executor = self._open(graph), self.executor
+        twin.samples, twin.noise = self.samples, self.noise
+        twin._expected = [twin._runner.run(s.feeds) for s in self.samples]
+        return twin
+
+    def _open(self, graph: Graph) -> Runner:
+        if self.executor == OrtRunner.name:
+            return open_graph(graph)
+        return open_reference(graph, cost_of(graph).macs)
+
+    def _measure_noise(self, seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        sample, expected = self.samples[0], self._expected[0]
+        moved = {k: _nudge(v, rng) for k, v in sample.feeds.items()}
+        return max(errors_of(expected, self._runner.run(moved)).values(), default=0.0)
+
+
+def open_runner(graph: Graph) -> Runner:
+    """ONNX Runtime when it can load the graph, else onnx.reference."""
+    try:
+        return open_graph(graph)
+    except RunError as first:
+        try:
+            return open_reference(graph, cost_of(graph).macs)
+        except RunError as second:
+            raise RunError(f"{first}; {second}") from second
+
+
+def errors_of(expected: Outputs, found: Outputs) -> dict[str, float]:
+    """The error of every output; infinite for one that is missing."""
+    return {name: error_of(e, found.get(name)) for name, e in expected.items()}
+
+
+def error_of(expected: Any, found: Any) -> float:
+    """The worst error between two outputs (see the module docstring); sequences element by element."""
+    if isinstance(expected, list | tuple):
+        if not isinstance(found, list | tuple) or len(expected) != len(found):
+            return float("inf")
+        return max((error_of(e, f) for e, f in zip(expected, found, strict=True)), default=0.0)
+    if found is None:
+        return 0.0 if expected is None else float("inf")
+    a, b = np.asarray(expected), np.asarray(found)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if a.size == 0:
+        return 0.0
+    if a.dtype.kind in "iubOUS":
+        return float(np.mean(a != b))
+    return _float_error(a.astype(np.float64), b.astype(np.float64))
+
+
+def _float_error(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        difference = np.where(finite, np.abs(a - b), 0.0)
+    if not difference.any():
+        return 0.0
+    a = np.where(finite, a, 0.0)
+    # A column of zeros would make any rounding an infinite error: bound it by the whole tensor.
+    floor = np.maximum(_floor(a), 1e-6 * _rms(a, None)) + np.finfo(np.float32).tiny
+    return float(np.max(difference / (np.abs(a) + floor)))
+
+
+def _floor(a: np.ndarray[Any, Any]) -> Any:
+    if a.ndim < 2:
+        return _rms(a, None)
+    channel = _rms(a, tuple(i for i in range(a.ndim) if i != 1))
+    column = _rms(a, tuple(range(a.ndim - 1)))
+    return np.minimum(channel, column)
+
+
+def _rms(a: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> Any:
+    return np.sqrt(np.mean(np.square(a), axis=axes, keepdims=axes is not None))
+
+
+def _nudge(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    if values.dtype.kind != "f":
+        return values
+    up = rng.random(values.shape) < 0.5
+    toward = np.where(up, np.inf, -np.inf).astype(values.dtype)
+    return np.nextafter(values, toward)
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def _runnable_samples(
+    graph: Graph, runner: Runner, seed: int
+) -> tuple[list[Sample], list[Outputs]]:
+    first_error: RunError | None = None
+    for dims in _dim_choices(graph):
+        try:
+            samples = list(draw_samples(graph, dims, seed))
+            return samples, [runner.run(s.feeds) for s in samples]
+        except RunError as error:
+            first_error = first_error or error
+    raise first_error or RunError("the model has no inputs that could be drawn")
+
+
+def _dim_choices(graph: Graph) -> Iterator[list[dict[str, int]]]:
+    """Sizes for the symbolic dimensions, one per sample; later choices are for models that refuse."""
+    batch, other = _symbols(graph)
+    if not other:
+        if batch:
+            yield [dict.fromkeys(batch, b) for b in _BATCHES]
+        yield [dict.fromkeys(batch, 1)] * 2
+        return
+    for size in _DIM_CANDIDATES:
+        yield [{**dict.fromkeys(other, size), **dict.fromkeys(batch, b)} for b in _BATCHES]
+    for size in _DIM_CANDIDATES:
+        yield [{**dict.fromkeys(other, size), **dict.fromkeys(batch, 1)}] * 2
+
+
+def _symbols(graph: Graph) -> tuple[list[str], list[str]]:
+    batch: list[str] = []
+    other: list[str] = []
+    for tensor in graph.inputs:
+        for axis, dim in enumerate(tensor.shape or []):
+            if isinstance(dim, int):
+                continue
+            key = dim or f"{tensor.name}/{axis}"
+            into = batch if axis == 0 else other
+            if key not in batch and key not in other:
+                into.append(key)
+    return batch, other
+
+
+def draw_samples(graph: Graph, dims: Sequence[Mapping[str, int]], seed: int) -> Iterator[Sample]:
+    """One sample per entry of `dims`: first standard normal values, then large ones of both signs."""
+    bounds = {t.name: _index_bound(t) for t in graph.inputs}
+    for k, sizes in enumerate(dims):
+        rng = np.random.default_rng([seed, k])
+        large = k % 2 == 1
+        feeds = {
+            t.name: _draw(t, _shape(t, sizes), rng, large=large, bound=bounds[t.name])
+            for t in graph.inputs
+        }
+        kind = "uniform in [-128, 255]" if large else "standard normal"
+        at = ", ".join(f"{n}={s}" for n, s in sizes.items())
+        yield Sample(f"sample {k} ({kind}{', ' + at if at else ''})", feeds)
+
+
+def _shape(tensor: Any, sizes: Mapping[str, int]) -> list[int]:
+    if tensor.shape is None:
+        raise RunError(f"input {tensor.name!r} has no shape; give one with --input-shape")
+    return [
+        d if isinstance(d, int) else sizes[d or f"{tensor.name}/{i}"]
+        for i, d in enumerate(tensor.shape)
+    ]
+
+
+def _draw(
+    tensor: Any, shape: list[int], rng: np.random.Generator, *, large: bool, bound: int | None
+) -> np.ndarray[Any, Any]:
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5
+    if dtype.kind in "iu":
+        low, high = _integer_range(dtype, bound)
+        return rng.integers(low, high, size=shape, dtype=np.int64).astype(dtype)
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        values = rng.uniform(-128, 255, shape) if large else rng.standard_normal(shape)
+        return np.asarray(values).astype(dtype)
+    raise RunError(f"input {tensor.name!r} has type {dtype}, for which no values can be drawn")
+
+
+def _integer_range(dtype: np.dtype[Any], bound: int | None) -> tuple[int, int]:
+    if bound is not None:
+        return 0, bound
+    if dtype.itemsize == 1:
+        info = np.iinfo(dtype)
+        return int(info.min), int(info.max) + 1
+    return 0, 10
+
+
+def _index_bound(tensor: Variable) -> int | None:
+    """The smallest dimension the tensor is used as an index into, when it is one."""
+    sizes: list[int] = []
+    for node in tensor.outputs:
+        if not is_op(node, "Gather", "GatherElements") or node.inputs[1] is not tensor:
+            continue
+        dim = (node.inputs[0].shape or [None])[int(node.attrs.get("axis", 0))]
+        if isinstance(dim, int):
+            sizes.append(dim)
+    return min(sizes, default=None)
+
+
+# --- where two graphs part --------------------------------------------------------------------
+
+
+def departure(before: Graph, after: Graph, sample: Sample, tolerance: float) -> str | None:
+    """The first node of `after` whose result has the same name in `before` and another value."""
+    names = [t.name for n in after.nodes for t in n.outputs if t.name]
+    known = {t.name for n in before.nodes for t in n.outputs}
+    shared = [n for n in names if n in known]
+    if not shared:
+        return None
+    try:
+        old = open_graph(_expose(before, shared)).run(sample.feeds)
+        new = open_graph(_expose(after, shared)).run(sample.feeds)
+    except RunError:
+        return None
+    bad = (n for n in shared if error_of(old[n], new[n]) > tolerance)
+    return next(bad, None)
+
+
+def _expose(graph: Graph, names: Sequence[str]) -> Graph:
+    twin = graph.copy()
+    tensors = twin.tensors()
+    twin.outputs = [tensors[n] for n in names]
+    return twin

@@ -1,0 +1,165 @@
+"""What a pass is, and what it promises.
+
+    @dataclass(frozen=True)
+    class DropDropout(Pass):
+        '''dropout(x) == x at inference.'''
+
+        name = "drop-dropout"
+        numerics = Exact()
+
+        def run(self, graph: Graph, context: Context) -> None:
+            for node in nodes_of(graph, "Dropout"):
+                if is_output(graph, node.outputs[0]):
+                    context.refused(node, "its result is an output of the model")
+                    continue
+                bypass(graph, node)
+                context.rewrote(node, "removed")
+
+A pass edits the graph it is given (the pipeline gives it a copy), logs every rewrite and every
+candidate it left alone with a reason, and never sorts or deletes nodes: `sweep` does that after it.
+The pipeline holds it to `numerics` by running the graph before and after.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from graphopt.errors import UsageError
+from graphopt.ir.graph import Graph, Node, label
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Outputs are equal bit for bit (when each operator is run as the model says)."""
+
+    rtol: ClassVar[float] = 0.0
+
+    def __str__(self) -> str:
+        return "exact"
+
+
+@dataclass(frozen=True)
+class Close:
+    """Outputs are equal within `rtol` (see `graphopt.oracle.error_of` for the measure)."""
+
+    rtol: float = 1e-5
+
+    def __str__(self) -> str:
+        return f"close({self.rtol:g})"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The pass means to change what the network computes; `why` is shown in the report."""
+
+    why: str
+    rtol: ClassVar[None] = None
+
+    def __str__(self) -> str:
+        return f"changes ({self.why})"
+
+
+Numerics = Exact | Close | Changes
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line of a pass's log: where, and what was done or why it was not."""
+
+    where: str
+    what: str
+
+
+@dataclass
+class Context:
+    """What a pass is given besides the graph, and where it writes its log."""
+
+    seed: int = 0
+    rewrites: list[Note] = field(default_factory=list)
+    refusals: list[Note] = field(default_factory=list)
+
+    def rewrote(self, where: Node | str, what: str) -> None:
+        """Logs a rewrite at a node (or a named place)."""
+        self.rewrites.append(Note(where if isinstance(where, str) else label(where), what))
+
+    def refused(self, where: Node | str, reason: str) -> None:
+        """Logs a candidate left alone, with the reason in one plain sentence."""
+        note = Note(where if isinstance(where, str) else label(where), reason)
+        if note not in self.refusals:
+            self.refusals.append(note)
+
+
+@dataclass(frozen=True)
+class Pass(abc.ABC):
+    """Base of every pass. Options are the dataclass fields of the subclass."""
+
+    name: ClassVar[str]
+    numerics: ClassVar[Numerics]
+    # Names of passes this one has to run before or after, each with the reason.
+    before: ClassVar[Mapping[str, str]] = {}
+    after: ClassVar[Mapping[str, str]] = {}
+
+    @abc.abstractmethod
+    def run(self, graph: Graph, context: Context) -> None:
+        """Edits `graph` in place."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first sentence of the docstring."""
+        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+    @classmethod
+    def with_options(cls, options: Mapping[str, Any]) -> Pass:
+        """An instance from named options, given as Python values or as text.
+
+        Raises:
+            UsageError: an option the pass does not have, or a value of the wrong type.
+        """
+        kinds = typing.get_type_hints(cls)
+        known = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in options.items():
+            field_name = known.get(key.replace("_", "-"))
+            if field_name is None:
+                have = ", ".join(known) or "none"
+                raise UsageError(f"pass {cls.name!r} has no option {key!r}; its options: {have}")
+            values[field_name] = _as_kind(value, kinds[field_name], f"{cls.name}{{{key}}}")
+        return cls(**values)
+
+    def options(self) -> dict[str, Any]:
+        """The options and their values, under their command-line names."""
+        return {f.name.replace("_", "-"): getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __str__(self) -> str:
+        changed = {
+            f.name.replace("_", "-"): getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
+        inner = " ".join(f"{k}={v}" for k, v in changed.items())
+        return f"{self.name}{{{inner}}}" if inner else self.name
+
+
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+def _as_kind(value: Any, kind: Any, where: str) -> Any:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        if value is None or value == "none":
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is bool:
+        truth = value if isinstance(value, bool) else _TRUTH.get(str(value).lower())
+        if truth is None:
+            raise UsageError(f"{where}: {value!r} is not true or false")
+        return truth
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {value!r} is not a {kind.__name__}") from error

@@ -1,0 +1,160 @@
+"""Pass names, and pipelines written as text or TOML.
+
+    "simplify, fuse-conv-bn, merge-sibling-convs{max-channels=8}"
+
+    [[pass]]
+    name = "merge-sibling-convs"
+    max-channels = 8
+
+A name stands for a class under "module:Class", imported when used. `default` in a text stands for
+the default pipeline. A user's own pass is registered with `register`, or named in place as
+"my_module:MyPass".
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import UsageError
+from graphopt.pass_base import Pass
+
+_SIMPLIFY = "graphopt.passes.simplify"
+_FUSE = "graphopt.passes.fuse"
+
+PASSES: dict[str, str | type[Pass]] = {
+    "fuse-conv-bn": f"{_FUSE}.fuse_conv_bn:FuseConvBn",
+}
+
+# One list, in phases. A name may stand twice: fusing opens new chances for merging.
+DEFAULT: tuple[str, ...] = ("fuse-conv-bn",)
+
+
+def register(pass_class: type[Pass]) -> type[Pass]:
+    """Makes a pass known by its `name`; also usable as a decorator.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    known = PASSES.get(pass_class.name)
+    if known is not None and known is not pass_class:
+        raise UsageError(f"a pass named {pass_class.name!r} is registered already")
+    PASSES[pass_class.name] = pass_class
+    return pass_class
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The class registered under `name`, or named as "module:Class"."""
+    target: str | type[Pass] = name if ":" in name else PASSES.get(name, "")
+    if not target:
+        raise UsageError(unknown("pass", name, PASSES))
+    if isinstance(target, type):
+        return target
+    module, _, attribute = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"pass {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise UsageError(f"{name!r} is not a subclass of graphopt.Pass")
+    return found
+
+
+def default_passes() -> list[Pass]:
+    """The passes of the default pipeline, in order."""
+    return [pass_class(name)() for name in DEFAULT]
+
+
+def parse_passes(text: str) -> list[Pass]:
+    """The passes of a pipeline text (see the module docstring)."""
+    passes: list[Pass] = []
+    for item in _split(text):
+        name, options = _parse_item(item)
+        if name == "default":
+            passes += default_passes()
+        else:
+            passes.append(pass_class(name).with_options(options))
+    return passes
+
+
+def read_pipeline(path: Path) -> list[Pass]:
+    """The passes of a TOML file's [[pass]] tables."""
+    try:
+        tables = _toml(path).get("pass")
+    except OSError as error:
+        raise UsageError(f"pipeline file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"pipeline file {path} is not valid TOML: {error}") from error
+    if not isinstance(tables, list) or not all(isinstance(t, dict) and "name" in t for t in tables):
+        raise UsageError(f"pipeline file {path} needs [[pass]] tables, each with a name")
+    passes: list[Pass] = []
+    for table in tables:
+        options = {k: v for k, v in table.items() if k != "name"}
+        if table["name"] == "default" and not options:
+            passes += default_passes()
+        else:
+            passes.append(pass_class(str(table["name"])).with_options(options))
+    return passes
+
+
+def select(passes: list[Pass], *, skip: Iterable[str] = (), only: Iterable[str] = ()) -> list[Pass]:
+    """The passes without those in `skip`, or only those in `only`; names may be globs.
+
+    Raises:
+        UsageError: a selector that matches none of the passes.
+    """
+    skip, only = list(skip), list(only)
+    names = list(dict.fromkeys(p.name for p in passes))
+    for selector in [*skip, *only]:
+        if not any(_matches(n, selector) for n in names):
+            raise UsageError(unknown("pass in this pipeline", selector, names))
+    kept = [p for p in passes if not any(_matches(p.name, s) for s in skip)]
+    return [p for p in kept if not only or any(_matches(p.name, s) for s in only)]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that matches nothing, with near misses."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return f"no {kind} is called {name!r}; {hint}"
+
+
+def _matches(name: str, selector: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, selector)
+
+
+def _split(text: str) -> list[str]:
+    items = [i.strip() for i in re.split(r",(?![^{]*\})", text)]
+    if not all(items):
+        raise UsageError(f"pipeline {text!r} has an empty pass name")
+    return items
+
+
+def _parse_item(item: str) -> tuple[str, Mapping[str, Any]]:
+    match = re.fullmatch(r"([^{}]+?)\s*(?:\{([^{}]*)\})?", item)
+    if match is None:
+        raise UsageError(f"cannot read {item!r}; write name or name{{option=value other=value}}")
+    options: dict[str, str] = {}
+    for pair in re.split(r"[,\s]+", (match[2] or "").strip()):
+        if not pair:
+            continue
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read option {pair!r} of {match[1]!r}; write option=value")
+        options[key] = value
+    return match[1], options
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(path.read_text(encoding="utf-8"))

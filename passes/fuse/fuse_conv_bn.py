@@ -1,0 +1,79 @@
+"""Folds an inference BatchNormalization into the linear operator that feeds it.
+
+    bn(conv(x, w, b)) == conv(x, w * s, (b - mean) * s + beta),   s = gamma / sqrt(var + eps)
+
+`conv` is Conv, ConvTranspose (also grouped), Gemm or MatMul with constant weights. Not handled: a
+BatchNormalization in training mode, and results or weights somebody else reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from graphopt.ir.graph import (
+    Graph,
+    Node,
+    input_value,
+    nodes_of,
+    produced_by,
+    rank_of,
+    replace_uses,
+    sole_reader,
+)
+from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class FuseConvBn(Pass):
+    """bn(conv(x, w, b)) == conv(x, w*s, (b - mean)*s + beta), s = gamma / sqrt(var + eps)."""
+
+    name: ClassVar[str] = "fuse-conv-bn"
+    numerics: ClassVar[Close] = Close(rtol=1e-5)
+
+    def run(self, graph: Graph, context: Context) -> None:
+        for bn in nodes_of(graph, "BatchNormalization"):
+            linear = produced_by(bn.inputs[0], *LINEAR_OPS)
+            if linear is None:
+                continue  # nothing linear before it: no candidate (see fuse-bn-conv)
+            if reason := why_not_foldable(graph, linear, bn):
+                context.refused(bn, reason)
+                continue
+            scale, shift = bn_affine(bn)
+            scale_outputs(graph, linear, scale, shift)
+            replace_uses(graph, bn.outputs[0], linear.outputs[0])
+            context.rewrote(bn, f"folded into {linear.op} {linear.name}")
+
+
+def why_not_foldable(graph: Graph, linear: Node, bn: Node) -> str | None:
+    """The reason the BatchNormalization has to stay, or None."""
+    if reason := why_not_affine(bn):
+        return reason
+    if linear.op in ("Gemm", "MatMul") and rank_of(linear.outputs[0]) != 2:
+        return "the product before it has no channel axis 1 (its rank is not 2)"
+    if sole_reader(graph, linear.outputs[0]) is not bn:
+        return f"the result of {linear.op} {linear.name} has a second reader"
+    return why_not_scalable(linear)
+
+
+def why_not_affine(bn: Node) -> str | None:
+    """The reason a BatchNormalization is no constant scale and shift per channel, or None."""
+    if bn.attrs.get("training_mode", 0):
+        return "it is in training mode, so its statistics change with the batch"
+    if any(input_value(bn, i) is None for i in range(1, 5)):
+        return "its scale, shift, mean or variance is computed at run time"
+    if len([t for t in bn.outputs if t.outputs]) > 1:
+        return "its running statistics are read"
+    return None
+
+
+def bn_affine(bn: Node) -> tuple[Array, Array]:
+    """scale and shift (float64, one per channel) such that bn(x) == x * scale + shift."""
+    gamma, beta, mean, var = (np.asarray(input_value(bn, i), np.float64) for i in range(1, 5))
+    scale = gamma / np.sqrt(var + float(bn.attrs.get("epsilon", 1e-5)))
+    return scale, beta - mean * scale

@@ -1,0 +1,94 @@
+"""The linear operators with constant weights, and how their weights absorb a scale and a shift.
+
+    scale * linear(x, w, b) + shift == linear(x, scale_out(w), scale * b + shift)
+
+One place knows each operator's weight layout, so that every folding pass is right for all of them.
+The arithmetic is done in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.graph import (
+    Graph,
+    Node,
+    add_constant,
+    input_of,
+    input_value,
+    set_input,
+)
+
+Array = np.ndarray[Any, Any]
+
+LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FOLDABLE_TYPES = ("float32", "float64", "float16")
+
+
+def why_not_scalable(linear: Node) -> str | None:
+    """The reason the operator's weights cannot absorb a scale per output channel, or None."""
+    weight = input_of(linear, 1)
+    values = input_value(linear, 1)
+    if values is None:
+        return f"the weight of {linear.op} {linear.name} is computed at run time"
+    if input_of(linear, 2) is not None and input_value(linear, 2) is None:
+        return f"the bias of {linear.op} {linear.name} is computed at run time"
+    if str(values.dtype) not in _FOLDABLE_TYPES:
+        return f"weights of type {values.dtype} would be rounded again"
+    if weight is not None and len(weight.outputs) > 1:
+        return f"its weight {weight.name!r} is a shared weight (another node reads it too)"
+    if linear.op == "MatMul" and values.ndim != 2:
+        return "the MatMul's weight is not a matrix"
+    return None
+
+
+def out_channels(linear: Node) -> int:
+    """How many output channels the operator has."""
+    weight = linear.inputs[1].values
+    if linear.op == "ConvTranspose":
+        return int(weight.shape[1]) * int(linear.attrs.get("group", 1))
+    if linear.op == "Conv":
+        return int(weight.shape[0])
+    return int(weight.shape[0 if linear.attrs.get("transB", 0) else 1])
+
+
+def scale_outputs(graph: Graph, linear: Node, scale: Array, shift: Array) -> None:
+    """Gives the operator weights and a bias with `scale` and `shift` (per output channel) folded in."""
+    weight = linear.inputs[1]
+    new_weight = scaled_weight(linear, weight.values, np.asarray(scale, np.float64))
+    bias = _bias(linear) * scale + shift
+    # New constants, never edited ones: arrays are shared with the graph this one was copied from.
+    set_input(linear, 1, add_constant(graph, weight.name, new_weight.astype(weight.values.dtype)))
+    old = input_of(linear, 2)
+    name = old.name if old is not None else f"{weight.name}_bias"
+    if linear.op == "MatMul":
+        linear.op = "Gemm"  # MatMul has no bias; for matrices Gemm is MatMul with one
+    if linear.op == "Gemm":
+        bias = bias / float(linear.attrs.get("beta", 1.0))
+    set_input(linear, 2, add_constant(graph, name, bias.astype(weight.values.dtype)))
+
+
+def scaled_weight(linear: Node, weight: Array, scale: Array) -> Array:
+    """The weight with every output channel multiplied by its scale (float64)."""
+    wide = weight.astype(np.float64)
+    if linear.op == "ConvTranspose":
+        # (in, out/group, k...): group g owns rows g*in/group.. and scales g*out/group..
+        groups = int(linear.attrs.get("group", 1))
+        parts = wide.reshape(groups, wide.shape[0] // groups, *wide.shape[1:])
+        factors = scale.reshape(groups, 1, wide.shape[1], *([1] * (wide.ndim - 2)))
+        return (parts * factors).reshape(wide.shape)
+    if linear.op == "Conv" or linear.attrs.get("transB", 0):
+        return wide * scale.reshape(-1, *([1] * (wide.ndim - 1)))
+    return wide * scale
+
+
+def _bias(linear: Node) -> Array:
+    """The bias the operator adds now, one per output channel (float64)."""
+    values = input_value(linear, 2)
+    channels = out_channels(linear)
+    if values is None:
+        return np.zeros(channels)
+    wide = values.astype(np.float64) * float(linear.attrs.get("beta", 1.0))
+    return np.broadcast_to(wide.reshape(-1), (channels,))
