@@ -27,6 +27,7 @@ _SIMPLIFY = "graphopt.passes.simplify"
 _FUSE = "graphopt.passes.fuse"
 
 PASSES: dict[str, str | type[Pass]] = {
+    "simplify": f"{_SIMPLIFY}.simplify:Simplify",
     "fuse-conv-bn": f"{_FUSE}.fuse_conv_bn:FuseConvBn",
 }
 

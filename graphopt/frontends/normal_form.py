@@ -58,6 +58,7 @@ def normalize(model: onnx.ModelProto, arrays: Arrays | None = None) -> Graph:
     for graph in _graphs(model.graph):
         _constants_to_initializers(graph)
     _defaults_to_constants(model)
+    _forget_impossible_sizes(model)
     _name_nodes(model)
     # Stale value_info would be trusted by inference; what is right comes back by itself.
     graph = from_proto(infer_proto(model), held)
@@ -170,6 +171,14 @@ def _defaults_to_constants(model: onnx.ModelProto) -> None:
     kept = [i for i in model.graph.input if i.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(kept)
+
+
+def _forget_impossible_sizes(model: onnx.ModelProto) -> None:
+    # Some exporters write -1 or 0 where the size is free.
+    for info in [*model.graph.input, *model.graph.output]:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

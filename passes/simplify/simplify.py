@@ -1,0 +1,136 @@
+"""Constant folding, dead code, common subexpressions and no-ops, by onnxscript's optimizer.
+
+Plain simplification is a commodity, and onnxscript's is well kept; this pass composes its folding
+and rewrite rules and leaves out what later stages need intact: BatchNormalization is not folded
+(pruning and training want it), weights are not deduplicated (a constant read twice couples two
+layers). Subgraphs of If, Loop and Scan are simplified too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx
+
+from graphopt.ir.graph import Constant, Graph, set_input
+from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
+from graphopt.pass_base import Close, Context, Pass
+
+_SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
+
+# onnxscript's rules by their public names. Left out: BatchNormalization folding, and
+# Flatten -> Reshape, which gains nothing and hides what the operator means.
+_RULES = (
+    "add_0_rule",
+    "cast_cast_rule",
+    "cast_constant_of_shape_rule",
+    "cast_constant_of_shape_without_value_rule",
+    "collapse_slice2_rule",
+    "collapse_slice_rule",
+    "div_by_1_rule",
+    "dropout_inference_rule",
+    "dropout_zero_rule",
+    "materialize_reshape_shape_rule",
+    "mul_by_1_rule",
+    "no_op_cast_rule",
+    "no_op_dynamic_scatter_nd_rule",
+    "no_op_expand_rule",
+    "no_op_static_scatter_nd_rule",
+    "no_op_transpose_rule",
+    "one_reshape_matmul_reshape_rule",
+    "remove_optional_bias_from_conv_rule",
+    "remove_optional_bias_from_conv_transpose_rule",
+    "remove_optional_bias_from_gemm_rule",
+    "reshape_reshape_rule",
+    "slice_split_rule",
+    "squeeze_reshape_1d_rule",
+    "sub_0_rule",
+    "transpose_transpose_rule",
+    "two_reshapes_matmul_reshape_rule",
+    "unsqueeze_unsqueeze_rule",
+)
+
+
+@dataclass(frozen=True)
+class Simplify(Pass):
+    """Folded constants, no dead code, no repeated computation, no operator that does nothing."""
+
+    name: ClassVar[str] = "simplify"
+    numerics: ClassVar[Close] = Close(rtol=1e-5)  # onnx.reference folds with other kernels
+
+    def run(self, graph: Graph, context: Context) -> None:
+        before = Counter(n.op for n in graph.nodes)
+        _share_small_constants(graph)
+        model, arrays = to_proto(graph, hollow=True)
+        simplified, arrays = _optimized(model, arrays)
+        _replace_contents(graph, from_proto(simplified, arrays))
+        after = Counter(n.op for n in graph.nodes)
+        if before != after:
+            context.rewrote("graph", _difference(before, after))
+        else:
+            context.rewrote("graph", "constants folded or renamed, no node removed")
+
+
+def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.ModelProto, Any]:
+    import onnx_ir as ir
+    import onnx_ir.passes.common as passes
+    from onnxscript.optimizer import fold_constants_ir
+    from onnxscript.rewriter import RewritePass, RewriteRuleSet
+    from onnxscript.rewriter.rules import common
+
+    rules = RewriteRuleSet([getattr(common, name) for name in _RULES])
+    twin = ir.from_proto(model)
+    for name, value in twin.graph.initializers.items():
+        if name in arrays:
+            value.const_value = ir.Tensor(arrays[name], name=name)
+    for _ in range(2):  # a second round folds what the rules opened
+        fold_constants_ir(twin, onnx_shape_inference=True)
+        RewritePass(rules)(twin)
+        passes.RemoveUnusedNodesPass()(twin)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
+    passes.CommonSubexpressionEliminationPass()(twin)
+    passes.OutputFixPass()(twin)
+    passes.NameFixPass()(twin)
+    return _hollow_again(twin)
+
+
+def _hollow_again(twin: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The proto of an onnx_ir model without its large constants, and their arrays."""
+    import onnx_ir as ir
+
+    arrays: dict[str, Any] = {}
+    for name, value in twin.graph.initializers.items():
+        array = value.const_value.numpy()
+        if is_hollow(array):
+            arrays[name] = array
+            value.const_value = ir.from_proto(hollow_tensor(name, array))
+    return ir.to_proto(twin), arrays
+
+
+def _share_small_constants(graph: Graph) -> None:
+    """Equal integer constants and equal scalars become one, so that equal nodes are seen as equal."""
+    first: dict[Any, Any] = {}
+    for node in graph.nodes:
+        for i, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, Constant) or tensor.values.size > _SMALL:
+                continue
+            values = tensor.values
+            if values.dtype.kind not in "iub" and values.size != 1:
+                continue
+            same = first.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
+            if same is not tensor:
+                set_input(node, i, same)
+
+
+def _replace_contents(graph: Graph, new: Graph) -> None:
+    graph.nodes, graph.inputs, graph.outputs = new.nodes, new.inputs, new.outputs
+    graph.import_domains = new.import_domains
+    graph.forget_names()
+
+
+def _difference(before: Counter[str], after: Counter[str]) -> str:
+    gone = [f"-{n} {op}" for op, n in sorted((before - after).items())]
+    come = [f"+{n} {op}" for op, n in sorted((after - before).items())]
+    return ", ".join(gone + come)
