@@ -176,15 +176,12 @@ def _float_error(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 def _floor(a: np.ndarray[Any, Any]) -> Any:
     """What an element counts as at least: the rms around it, and never less than `_SMALLEST`."""
-    groups = [_rms(a, None)]
+    floor = _rms(a, None)
     for axis in (1, a.ndim - 1) if a.ndim >= 2 else ():
         # One or two elements are no statistic: a single zero would make any rounding infinite.
         if a.size >= _GROUP * a.shape[axis]:
-            groups.append(_rms(a, tuple(i for i in range(a.ndim) if i != axis)))
-    smallest = groups[0]
-    for group in groups[1:]:
-        smallest = np.minimum(smallest, group)
-    return np.maximum(smallest, _SMALLEST)
+            floor = np.minimum(floor, _rms(a, tuple(i for i in range(a.ndim) if i != axis)))
+    return np.maximum(floor, _SMALLEST)
 
 
 def _rms(a: np.ndarray[Any, Any], axes: tuple[int, ...] | None) -> Any:
@@ -328,14 +325,12 @@ def _integer_range(dtype: np.dtype[Any], bound: int | None) -> tuple[int, int]:
 
 def _index_bound(tensor: Variable) -> int | None:
     """The smallest dimension the tensor is used as an index into, when it is one."""
-    sizes: list[int] = []
-    for node in tensor.outputs:
-        if not is_op(node, "Gather", "GatherElements") or node.inputs[1] is not tensor:
-            continue
-        dim = (node.inputs[0].shape or [None])[int(node.attrs.get("axis", 0))]
-        if isinstance(dim, int):
-            sizes.append(dim)
-    return min(sizes, default=None)
+    sizes = [
+        (node.inputs[0].shape or [None])[int(node.attrs.get("axis", 0))]
+        for node in tensor.outputs
+        if is_op(node, "Gather", "GatherElements") and node.inputs[1] is tensor
+    ]
+    return min((s for s in sizes if isinstance(s, int)), default=None)
 
 
 # --- where two graphs part --------------------------------------------------------------------

@@ -51,6 +51,13 @@ class Outcome:
     final: Verdict | None
 
 
+Progress = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Progress nobody wants to hear of."""
+
+
 class Pipeline:
     """A list of passes whose order constraints hold."""
 
@@ -68,7 +75,7 @@ class Pipeline:
         oracle: Oracle | None = None,
         seed: int = 0,
         strict: bool = False,
-        progress: Callable[[str], None] = lambda text: None,
+        progress: Progress = silent,
     ) -> Outcome:
         """Runs the passes on a copy of `graph`.
 
@@ -110,7 +117,7 @@ def order_problems(passes: Sequence[Pass]) -> Iterable[str]:
                 yield f"{each.name} must run after {name}: {reason}"
 
 
-class _Broken(Exception):
+class _BrokenContractError(Exception):
     """A pass broke its contract; the text continues "pass X ..."."""
 
 
@@ -132,7 +139,7 @@ class _Step:
             if self._changed(after):
                 status, detail = self._check(after)
                 self.graph = after
-        except _Broken as broken:
+        except _BrokenContractError as broken:
             ran = max(ran, started)
             status, detail = "rolled-back", str(broken)
         self.result = self._row(status, detail, ran - started, time.process_time() - ran)
@@ -142,12 +149,12 @@ class _Step:
             self._pass.run(after, self._context)
             sweep(after)
         except Exception as error:  # a user's pass may raise anything; the run has to survive it
-            raise _Broken(f"failed: {type(error).__name__}: {error}") from error
+            raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
 
     def _changed(self, after: Graph) -> bool:
         changed = fingerprint(self._before) != fingerprint(after)
         if changed and not self._context.rewrites:
-            raise _Broken("changed the graph without logging a rewrite")
+            raise _BrokenContractError("changed the graph without logging a rewrite")
         return changed
 
     def _check(self, after: Graph) -> tuple[str, str]:
@@ -155,7 +162,7 @@ class _Step:
         try:
             verify(after)
         except GraphError as error:
-            raise _Broken(f"left an invalid graph: {error}") from error
+            raise _BrokenContractError(f"left an invalid graph: {error}") from error
         if self._judge is None:
             return "unverified", "no oracle"
         numerics = self._pass.numerics
@@ -166,9 +173,9 @@ class _Step:
             exact = isinstance(numerics, Exact)
             self._verdict = self._judge.check(after, numerics.rtol, exact=exact)
         except RunError as error:
-            raise _Broken(f"left a graph that does not run: {error}") from error
+            raise _BrokenContractError(f"left a graph that does not run: {error}") from error
         if not self._verdict.passed:
-            raise _Broken(f"broke its contract {numerics}: {self._located(after)}")
+            raise _BrokenContractError(f"broke its contract {numerics}: {self._located(after)}")
         return "verified", str(self._verdict)
 
     def _located(self, after: Graph) -> Verdict:

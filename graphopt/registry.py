@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ _FUSE = "graphopt.passes.fuse"
 PASSES: dict[str, str | type[Pass]] = {
     "simplify": f"{_SIMPLIFY}.simplify:Simplify",
     "fuse-conv-bn": f"{_FUSE}.fuse_conv_bn:FuseConvBn",
+    "fuse-conv-affine": f"{_FUSE}.fuse_conv_affine:FuseConvAffine",
+    "fuse-affine-conv": f"{_FUSE}.fuse_affine_conv:FuseAffineConv",
+    "fuse-pad": f"{_FUSE}.fuse_pad:FusePad",
+    "fuse-conv-conv": f"{_FUSE}.fuse_conv_conv:FuseConvConv",
+    "merge-parallel-convs": f"{_FUSE}.merge_parallel_convs:MergeParallelConvs",
+    "merge-sibling-convs": f"{_FUSE}.merge_sibling_convs:MergeSiblingConvs",
+    "recompose-activations": f"{_SIMPLIFY}.recompose_activations:RecomposeActivations",
+    "recompose-space-to-depth": f"{_SIMPLIFY}.recompose_space_to_depth:RecomposeSpaceToDepth",
+    "fuse-focus-conv": f"{_SIMPLIFY}.fuse_focus_conv:FuseFocusConv",
+    "recompose-norms": f"{_SIMPLIFY}.recompose_norms:RecomposeNorms",
+    "merge-slices": f"{_SIMPLIFY}.merge_slices:MergeSlices",
+    "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
+    "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
+    "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
@@ -154,8 +169,7 @@ def _parse_item(item: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    # tomllib is part of Python from 3.11 on; before, tomli is the same module.
+    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    tables: dict[str, Any] = parser.loads(path.read_text(encoding="utf-8"))
+    return tables

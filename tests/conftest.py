@@ -98,7 +98,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
         if request.config.getoption("--update-golden"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        assert path.exists(), f"{path} is missing; run pytest --update-golden and read what it wrote"
+        assert path.exists(), (
+            f"{path} is missing; run pytest --update-golden and read what it wrote"
+        )
         assert text == path.read_text(encoding="utf-8")
 
     return compare

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from graphopt.errors import LoadError, RunError, SaveError
 from graphopt.frontends.normal_form import normalize
 from graphopt.ir.graph import Graph
-from graphopt.ir.proto import stream, to_proto
+from graphopt.ir.proto import raw_bytes, stream, to_proto
 
 # Protobuf cannot hold 2 GB in one message; stay clear of it.
 INLINE_LIMIT_BYTES = 1_900_000_000
@@ -205,7 +205,7 @@ def _write(model: onnx.ModelProto, arrays: dict[str, Any], path: Path) -> list[P
 def _write_external(tensor: onnx.TensorProto, array: Any, file: BinaryIO, location: str) -> None:
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     offset = file.tell()
-    file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    file.write(raw_bytes(array))
     del tensor.external_data[:]
     entries = {"location": location, "offset": str(offset), "length": str(array.nbytes)}
     for key, value in entries.items():

@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
-Node: TypeAlias = Any  # gs.Node: graphsurgeon ships no types
+# graphsurgeon ships no types, and a node that was matched by operator is known not to be None:
+# functions that may find none say so in their docstring.
+Node: TypeAlias = Any  # gs.Node
 Tensor: TypeAlias = Any  # gs.Tensor
 Shape: TypeAlias = "list[int | str | None] | None"
 
@@ -91,12 +93,12 @@ def nodes_of(graph: gs.Graph, *ops: str) -> Iterator[Node]:
             yield node
 
 
-def producer(tensor: Tensor | None) -> Node | None:
+def producer(tensor: Tensor | None) -> Node:
     """The node that computes `tensor`; None for inputs, constants and missing tensors."""
     return tensor.inputs[0] if tensor is not None and tensor.inputs else None
 
 
-def produced_by(tensor: Tensor | None, *ops: str) -> Node | None:
+def produced_by(tensor: Tensor | None, *ops: str) -> Node:
     """The producer of `tensor` when it is one of the operators `ops`, else None."""
     node = producer(tensor)
     return node if is_op(node, *ops) else None
@@ -112,7 +114,7 @@ def is_input(graph: gs.Graph, tensor: Tensor) -> bool:
     return any(t is tensor for t in graph.inputs)
 
 
-def sole_reader(graph: gs.Graph, tensor: Tensor) -> Node | None:
+def sole_reader(graph: gs.Graph, tensor: Tensor) -> Node:
     """The one node that reads `tensor` once and is the only one to see it, else None."""
     if len(tensor.outputs) != 1 or is_output(graph, tensor):
         return None
@@ -184,7 +186,9 @@ def add_node(
     """Appends a one-output node and returns its output, typed (and shaped) as `like`."""
     base = base or f"{like.name}_{op.lower()}"
     out_shape = like.shape if isinstance(shape, str) else shape
-    out = Variable(graph.fresh_name(base), like.dtype, None if out_shape is None else list(out_shape))
+    out = Variable(
+        graph.fresh_name(base), like.dtype, None if out_shape is None else list(out_shape)
+    )
     filled = [Variable.empty() if t is None else t for t in inputs]
     node = gs.Node(op, graph.fresh_name(out.name + "_node"), dict(attrs or {}), filled, [out])
     graph.nodes.append(node)

@@ -121,7 +121,13 @@ def stream(model: onnx.ModelProto, arrays: Arrays) -> Iterator[bytes | memoryvie
     yield graph_bytes
     for name in large:
         yield heads[name]
-        yield memoryview(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
+        yield raw_bytes(arrays[name])
+
+
+def raw_bytes(array: np.ndarray[Any, Any]) -> memoryview:
+    """The array's bytes in row order, without a copy where it is contiguous."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def _tensor_head(name: str, array: np.ndarray[Any, Any]) -> bytes:

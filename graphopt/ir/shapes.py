@@ -53,8 +53,12 @@ def _fill(tensor: Any, found: onnx.TypeProto.Tensor) -> None:
         tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)
     if not found.HasField("shape"):
         return
-    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in found.shape.dim]
+    dims = [
+        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in found.shape.dim
+    ]
     if tensor.shape is None:
         tensor.shape = dims
     elif len(tensor.shape) == len(dims):
-        tensor.shape = [d if d is not None else new for d, new in zip(tensor.shape, dims, strict=True)]
+        tensor.shape = [
+            d if d is not None else new for d, new in zip(tensor.shape, dims, strict=True)
+        ]

@@ -9,14 +9,14 @@ BatchNormalization in training mode, and results or weights somebody else reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
+from graphopt.passes.fuse.affine import bn_affine, why_not_affine
+from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
 
 from graphopt.ir.graph import (
     Graph,
     Node,
-    input_value,
     nodes_of,
     produced_by,
     rank_of,
@@ -24,9 +24,6 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -59,21 +56,3 @@ def why_not_foldable(graph: Graph, linear: Node, bn: Node) -> str | None:
     if sole_reader(graph, linear.outputs[0]) is not bn:
         return f"the result of {linear.op} {linear.name} has a second reader"
     return why_not_scalable(linear)
-
-
-def why_not_affine(bn: Node) -> str | None:
-    """The reason a BatchNormalization is no constant scale and shift per channel, or None."""
-    if bn.attrs.get("training_mode", 0):
-        return "it is in training mode, so its statistics change with the batch"
-    if any(input_value(bn, i) is None for i in range(1, 5)):
-        return "its scale, shift, mean or variance is computed at run time"
-    if len([t for t in bn.outputs if t.outputs]) > 1:
-        return "its running statistics are read"
-    return None
-
-
-def bn_affine(bn: Node) -> tuple[Array, Array]:
-    """scale and shift (float64, one per channel) such that bn(x) == x * scale + shift."""
-    gamma, beta, mean, var = (np.asarray(input_value(bn, i), np.float64) for i in range(1, 5))
-    scale = gamma / np.sqrt(var + float(bn.attrs.get("epsilon", 1e-5)))
-    return scale, beta - mean * scale

@@ -41,6 +41,9 @@ def why_not_scalable(linear: Node) -> str | None:
         return f"its weight {weight.name!r} is a shared weight (another node reads it too)"
     if linear.op == "MatMul" and values.ndim != 2:
         return "the MatMul's weight is not a matrix"
+    bias = input_value(linear, 2)
+    if linear.op == "Gemm" and bias is not None and bias.shape[:-1] not in ((), (1,)):
+        return "the Gemm's bias differs from row to row"
     return None
 
 
@@ -58,15 +61,21 @@ def scale_outputs(graph: Graph, linear: Node, scale: Array, shift: Array) -> Non
     """Gives the operator weights and a bias with `scale` and `shift` (per output channel) folded in."""
     weight = linear.inputs[1]
     new_weight = scaled_weight(linear, weight.values, np.asarray(scale, np.float64))
-    bias = _bias(linear) * scale + shift
+    bias = bias_of(linear) * scale + shift
     # New constants, never edited ones: arrays are shared with the graph this one was copied from.
     set_input(linear, 1, add_constant(graph, weight.name, new_weight.astype(weight.values.dtype)))
-    old = input_of(linear, 2)
-    name = old.name if old is not None else f"{weight.name}_bias"
+    if linear.op != "MatMul" or bias.any():
+        set_bias(graph, linear, bias)
+
+
+def set_bias(graph: Graph, linear: Node, bias: Array) -> None:
+    """Makes the operator add `bias` (one per output channel); a MatMul becomes a Gemm for it."""
+    weight, old = linear.inputs[1], input_of(linear, 2)
     if linear.op == "MatMul":
-        linear.op = "Gemm"  # MatMul has no bias; for matrices Gemm is MatMul with one
+        linear.op = "Gemm"  # for matrices, Gemm is MatMul with a bias
     if linear.op == "Gemm":
         bias = bias / float(linear.attrs.get("beta", 1.0))
+    name = old.name if old is not None else f"{weight.name}_bias"
     set_input(linear, 2, add_constant(graph, name, bias.astype(weight.values.dtype)))
 
 
@@ -84,7 +93,7 @@ def scaled_weight(linear: Node, weight: Array, scale: Array) -> Array:
     return wide * scale
 
 
-def _bias(linear: Node) -> Array:
+def bias_of(linear: Node) -> Array:
     """The bias the operator adds now, one per output channel (float64)."""
     values = input_value(linear, 2)
     channels = out_channels(linear)
@@ -92,3 +101,9 @@ def _bias(linear: Node) -> Array:
         return np.zeros(channels)
     wide = values.astype(np.float64) * float(linear.attrs.get("beta", 1.0))
     return np.broadcast_to(wide.reshape(-1), (channels,))
+
+
+def pads_of(conv: Node) -> list[int]:
+    """The padding of a Conv or pool: all begins, then all ends."""
+    rank = len(conv.inputs[0].shape) - 2
+    return [int(p) for p in conv.attrs.get("pads", [0] * (2 * rank))]

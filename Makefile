@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all a newcomer needs; both create .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp changes when the dependencies do.
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-quick check format bench clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## export a real network, optimize it, write the report
+	@mkdir -p out
+	$(BIN)/graphopt zoo export yolov3-tiny --decode -o out/yolov3-tiny.onnx
+	$(BIN)/graphopt optimize out/yolov3-tiny.onnx -o out/yolov3-tiny.opt.onnx --report out/report
+
+test: $(READY) ## every test, the slow ones last
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m slow
+
+test-quick: $(READY) ## the tests that take seconds
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+format: $(READY) ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(READY) ## what CI does: format, lint, types, tests, wheel contents
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python .ci/types.py
+	$(MAKE) test
+	$(BIN)/python .ci/wheel.py
+
+bench: $(READY) ## the comparison with other simplifiers
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.simplify
+
+clean: ## remove everything made here
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,262 @@
+"""The main job: a model file in, a smaller and faster one out that provably computes the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import RunError, UsageError, VerificationError
+from graphopt.frontends.onnx_file import load, save
+from graphopt.ir.cost import Cost, NodeCost, cost_of, node_cost
+from graphopt.ir.graph import Constant, Graph
+from graphopt.ir.shapes import infer_shapes
+from graphopt.oracle import Oracle, Verdict
+from graphopt.pass_base import Pass
+from graphopt.pipeline import Outcome, PassResult, Pipeline, Progress, silent
+from graphopt.registry import default_passes, unknown
+from graphopt.runtime.measure import Latency, compare_latency, operator_shares
+from graphopt.runtime.run import Feeds, Runner, open_file
+
+# An activation that takes this share of the running time deserves a note.
+_NOTE_SHARE = 0.15
+_UNFUSED_ACTIVATIONS = ("Mish", "Softplus", "Erf")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is told about a model: its file, its cost, its layers."""
+
+    path: str
+    file_bytes: int
+    sha256: str
+    opset: int
+    cost: Cost
+    layers: tuple[NodeCost, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, path: Path) -> Snapshot:
+        """The snapshot of a graph stored at `path`."""
+        layers = tuple(node_cost(n) for n in graph.nodes)
+        data = path.with_name(path.name + ".data")
+        size = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+        return cls(str(path), size, _sha256(path), graph.opset, cost_of(graph), layers)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """Everything one run found out; the report is made from this."""
+
+    before: Snapshot
+    after: Snapshot
+    passes: tuple[PassResult, ...]
+    executor: str | None
+    samples: tuple[str, ...]
+    verdict: Verdict | None
+    latency: Latency | None
+    operator_shares: Mapping[str, float]
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def optimize_file(
+    source: Path,
+    target: Path,
+    *,
+    passes: Sequence[Pass] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    verify: bool = True,
+    measure: bool = True,
+    progress: Progress = silent,
+) -> Optimized:
+    """Optimizes the model in `source` and writes the result to `target`.
+
+    Args:
+        source: an ONNX file.
+        target: written only when the result is proven; may be `source`.
+        passes: the default pipeline when None.
+        input_shapes: fixed shapes for inputs, by name.
+        seed: two runs with the same seed write the same bytes.
+        strict: stop at the first pass that breaks its contract instead of rolling it back.
+        verify: compare outputs; without it nothing is proven, and the report says so.
+        measure: time both models in ONNX Runtime.
+        progress: told what is going on.
+
+    Raises:
+        LoadError, UsageError, SaveError: see there.
+        VerificationError: the model cannot be run, or the result differs; nothing is written.
+    """
+    clock = _Clock()
+    progress("loading")
+    graph = load(source)
+    pipeline = Pipeline(default_passes() if passes is None else passes)
+    fix_shapes(graph, input_shapes or {})
+    notes = list(weight_notes(graph))
+    before = Snapshot.of(graph, source)
+    clock.lap("load")
+    oracle = None
+    if verify:
+        progress("running the reference")
+        oracle = _reference(graph, source, seed=seed, reshaped=bool(input_shapes))
+        clock.lap("reference")
+    outcome = pipeline.run(graph, oracle=oracle, seed=seed, strict=strict, progress=progress)
+    clock.lap("passes")
+    _must_agree(outcome, source)
+    notes += pass_notes(outcome)
+    feeds = None if oracle is None else oracle.samples[0].feeds
+    kept = source if source.resolve() != target.resolve() else None
+    del graph  # a large model's original weights are not needed any more
+    progress("writing")
+    save(outcome.graph, target, runnable=verify and oracle is not None and _by_ort(oracle))
+    after = Snapshot.of(outcome.graph, target)
+    clock.lap("save")
+    latency: Latency | None = None
+    shares: dict[str, float] = {}
+    if measure and feeds is not None and _by_ort(oracle):
+        progress("measuring latency")
+        latency, shares = _measured(kept, target, feeds, notes)
+        clock.lap("measure")
+    return Optimized(
+        before=before,
+        after=after,
+        passes=outcome.results,
+        executor=oracle.executor if oracle else None,
+        samples=tuple(s.recipe for s in oracle.samples) if oracle else (),
+        verdict=outcome.final,
+        latency=latency,
+        operator_shares=shares,
+        notes=tuple(notes),
+        seconds=clock.laps,
+    )
+
+
+def fix_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Gives inputs fixed shapes and infers everything behind them again.
+
+    Raises:
+        UsageError: no such input, another rank, or a size that contradicts the model's.
+    """
+    inputs = {t.name: t for t in graph.inputs}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise UsageError(unknown("input", name, inputs))
+        old = inputs[name].shape
+        if old is not None and len(old) != len(shape):
+            raise UsageError(f"input {name!r} has {len(old)} dimensions {old}, not {len(shape)}")
+        for have, want in zip(old or [], shape, strict=False):
+            if isinstance(have, int) and have != want:
+                raise UsageError(f"input {name!r} is {old} in the model; {list(shape)} contradicts")
+        inputs[name].shape = list(shape)
+    if shapes:
+        for node in graph.nodes:
+            for tensor in node.outputs:
+                tensor.shape = None
+        infer_shapes(graph)
+
+
+def weight_notes(graph: Graph) -> list[str]:
+    """Warnings about constants that hold NaN or infinite values."""
+    floats = (
+        t
+        for t in graph.tensors().values()
+        if isinstance(t, Constant) and t.values.dtype.kind == "f"
+    )
+    # Single infinite values are common and meant: the bounds of a Clip, the fill of a mask.
+    names = sorted(
+        t.name
+        for t in floats
+        if np.isnan(t.values).any() or (t.values.size > 1 and np.isinf(t.values).any())
+    )
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"weights hold NaN or infinite values: {shown}; the outputs are likely meaningless"]
+
+
+def pass_notes(outcome: Outcome) -> list[str]:
+    """A note per pass that was rolled back."""
+    return [
+        f"pass {r.name} was rolled back: it {r.detail}"
+        for r in outcome.results
+        if r.status == "rolled-back"
+    ]
+
+
+def _reference(graph: Graph, source: Path, *, seed: int, reshaped: bool) -> Oracle:
+    try:
+        # The judge is the file as it was given, so that reading it is proven too.
+        return Oracle(graph, seed=seed, reference=None if reshaped else _file_runner(source))
+    except RunError as error:
+        raise VerificationError(
+            f"{source}: left alone, nothing can be proven about it: {error}. "
+            "--no-verify optimizes it without proof"
+        ) from error
+
+
+def _file_runner(source: Path) -> Runner | None:
+    try:
+        return open_file(source)
+    except RunError:
+        return None  # onnx.reference may still run its normal form
+
+
+def _must_agree(outcome: Outcome, source: Path) -> None:
+    if outcome.final is not None and not outcome.final.passed:
+        raise VerificationError(f"{source}: the result differs: {outcome.final}; nothing written")
+
+
+def _by_ort(oracle: Oracle | None) -> bool:
+    return oracle is not None and oracle.executor == "onnxruntime"
+
+
+def _measured(
+    before: Path | None, after: Path, feeds: Feeds, notes: list[str]
+) -> tuple[Latency | None, dict[str, float]]:
+    if before is None:
+        notes.append("the input was replaced, so its latency was not measured")
+    try:
+        latency = compare_latency(before, after, feeds) if before else None
+        shares = operator_shares(after, feeds)
+    except RunError as error:
+        notes.append(f"latency was not measured: {error}")
+        return None, {}
+    notes += share_notes(shares)
+    return latency, shares
+
+
+def share_notes(shares: Mapping[str, float]) -> list[str]:
+    """A note per activation that no runtime fuses and that dominates the running time."""
+    return [
+        f"{op} takes {share:.0%} of the running time in ONNX Runtime, which fuses it into nothing; "
+        "the same network trained with SiLU, HardSwish or LeakyReLU runs faster"
+        for op, share in shares.items()
+        if op in _UNFUSED_ACTIVATIONS and share >= _NOTE_SHARE
+    ]
+
+
+class _Clock:
+    """Wall-clock seconds per stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, Any] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now

@@ -1,0 +1,93 @@
+"""The report as data: one JSON document with a schema version, from which all else is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from graphopt import __version__
+from graphopt.ir.cost import NodeCost
+from graphopt.optimize import Optimized, Snapshot
+from graphopt.pipeline import PassResult
+
+SCHEMA = 1
+
+Document = dict[str, Any]
+
+
+def document(run: Optimized) -> Document:
+    """The report of one `graphopt optimize` run.
+
+    Units: bytes, milliseconds where a key ends in `_ms`, seconds in `seconds`; MACs are
+    multiply-accumulates per image.
+    """
+    return {
+        "schema": SCHEMA,
+        "tool": {"name": "graphopt", "version": __version__, "packages": _versions()},
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "before": _snapshot(run.before),
+        "after": _snapshot(run.after),
+        "passes": [_pass(p) for p in run.passes],
+        "verification": {
+            "executor": run.executor,
+            "samples": list(run.samples),
+            "error": run.verdict.error if run.verdict else None,
+            "tolerance": run.verdict.tolerance if run.verdict else None,
+            "output": run.verdict.output if run.verdict else None,
+        },
+        "latency": dataclasses.asdict(run.latency) if run.latency else None,
+        "operator_shares": dict(run.operator_shares),
+        "notes": list(run.notes),
+        "seconds": dict(run.seconds),
+    }
+
+
+def to_json(content: Document) -> str:
+    """The document as JSON text."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def histogram(layers: Iterable[NodeCost]) -> dict[str, int]:
+    """How many nodes there are of each operator, most frequent first."""
+    counts = Counter(layer.op for layer in layers)
+    return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
+
+
+def _snapshot(shot: Snapshot) -> Document:
+    return {
+        "path": shot.path,
+        "file_bytes": shot.file_bytes,
+        "sha256": shot.sha256,
+        "opset": shot.opset,
+        **dataclasses.asdict(shot.cost),
+        "operators": histogram(shot.layers),
+        "layers": [dataclasses.asdict(layer) for layer in shot.layers],
+    }
+
+
+def _pass(result: PassResult) -> Document:
+    return {
+        "name": result.name,
+        "text": result.text,
+        "numerics": result.numerics,
+        "status": result.status,
+        "detail": result.detail,
+        "error": result.error,
+        "tolerance": result.tolerance,
+        "before": dataclasses.asdict(result.before),
+        "after": dataclasses.asdict(result.after),
+        "rewrites": [dataclasses.asdict(n) for n in result.rewrites],
+        "refusals": [dataclasses.asdict(n) for n in result.refusals],
+        "ms": result.seconds * 1e3,
+        "verify_ms": result.verify_seconds * 1e3,
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {p: version(p) for p in ("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxscript")}

@@ -1,0 +1,87 @@
+"""Measures models on this machine as their users run them: ONNX Runtime with all its optimizations.
+
+Machines are shared and noisy, so two models are run in turn, A B A B, and the ratio is the median of
+the ratios of neighbours; a slow minute then hits both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.runtime.run import Feeds, OrtRunner, open_file, session_options
+
+_MIN_RUNS, _MAX_RUNS = 5, 50
+_PROFILED_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians in milliseconds. `ratio` is after/before: below 1 is faster."""
+
+    before_ms: float
+    after_ms: float
+    ratio: float
+    runs: int
+    threads: int
+
+
+def compare_latency(
+    before: Path, after: Path, feeds: Feeds, *, threads: int | None = None, seconds: float = 3.0
+) -> Latency:
+    """Runs two models in turn on the same inputs for about `seconds`.
+
+    Raises:
+        RunError: ONNX Runtime cannot load or run one of them.
+    """
+    threads = threads or os.cpu_count() or 1
+    models = [open_file(p, optimized=True, threads=threads) for p in (before, after)]
+    times = interleaved(models, feeds, seconds)
+    ratios = [b / a for a, b in zip(times[0], times[1], strict=True)]
+    first, second = (statistics.median(t) * 1e3 for t in times)
+    return Latency(first, second, statistics.median(ratios), len(ratios), threads)
+
+
+def interleaved(models: Sequence[OrtRunner], feeds: Feeds, seconds: float) -> list[list[float]]:
+    """Seconds per run of each model, run in turn; the first round is warm-up and not counted."""
+    times: list[list[float]] = [[] for _ in models]
+    for model in models:
+        model.run(feeds)
+    deadline = time.perf_counter() + seconds
+    for k in range(_MAX_RUNS):
+        if k >= _MIN_RUNS and time.perf_counter() > deadline:
+            break
+        # Taking turns at going first keeps "the second run finds warm caches" out of the ratio.
+        order = range(len(models)) if k % 2 == 0 else range(len(models) - 1, -1, -1)
+        for i in order:
+            started = time.perf_counter()
+            models[i].run(feeds)
+            times[i].append(time.perf_counter() - started)
+    return times
+
+
+def operator_shares(path: Path, feeds: Feeds) -> dict[str, float]:
+    """The share of running time each operator type takes, from ONNX Runtime's own profile."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(optimized=True, threads=None)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for _ in range(_PROFILED_RUNS):
+            session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, float] = {}
+    for event in events:
+        op = event.get("args", {}).get("op_name")
+        if op and event["name"].endswith("_kernel_time"):
+            spent[op] = spent.get(op, 0.0) + event["dur"]
+    total = sum(spent.values()) or 1.0
+    return {op: t / total for op, t in sorted(spent.items(), key=lambda kv: -kv[1])}
