@@ -193,7 +193,7 @@ def _nudge(values: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray
         return values
     up = rng.random(values.shape) < 0.5
     toward = np.where(up, np.inf, -np.inf).astype(values.dtype)
-    return np.nextafter(values, toward)
+    return np.asarray(np.nextafter(values, toward))
 
 
 # --- inputs -----------------------------------------------------------------------------------
@@ -281,13 +281,15 @@ def draw(
     feeds: dict[str, Any] = {}
     for tensor in graph.inputs:
         shape = _shape(tensor, sizes)
-        values = _draw(tensor, shape, rng, large=large, bound=_index_bound(tensor))
+        drawn = _draw(tensor, shape, rng, large=large, bound=_index_bound(tensor))
+        # numpy turns zero-dimensional results into scalars, which ONNX Runtime does not take
+        values = np.asarray(drawn)
         feeds[tensor.name] = values if values.dtype.kind in "iub" else _times(values, shrink)
     return feeds
 
 
 def _times(values: np.ndarray[Any, Any], factor: float) -> np.ndarray[Any, Any]:
-    return values if factor == 1 else (values * factor).astype(values.dtype)
+    return values if factor == 1 else np.asarray(values * factor, values.dtype)
 
 
 def _shape(tensor: Any, sizes: Mapping[str, int]) -> list[int]:
@@ -304,7 +306,7 @@ def _draw(
 ) -> np.ndarray[Any, Any]:
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "b":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in "iu":
         low, high = _integer_range(dtype, bound)
         return rng.integers(low, high, size=shape, dtype=np.int64).astype(dtype)

@@ -47,7 +47,15 @@ PASSES: dict[str, str | type[Pass]] = {
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
-DEFAULT: tuple[str, ...] = ("fuse-conv-bn",)
+DEFAULT: tuple[str, ...] = (
+    "simplify",
+    "fuse-conv-bn",
+    "fuse-conv-affine",
+    "fuse-affine-conv",
+    "fuse-pad",
+    "merge-parallel-convs",
+    "fuse-conv-conv",
+)
 
 
 def register(pass_class: type[Pass]) -> type[Pass]:

@@ -27,7 +27,7 @@ Variable = gs.Variable
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
 
-class Graph(gs.Graph):  # type: ignore[misc]
+class Graph(gs.Graph):
     """A graphsurgeon graph that also keeps the model's metadata and its used names."""
 
     def __init__(self, *args: Any, metadata: dict[str, str] | None = None, **kwargs: Any) -> None:

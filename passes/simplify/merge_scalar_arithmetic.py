@@ -22,33 +22,20 @@ from graphopt.ir.graph import (
     Tensor,
     add_constant,
     add_node,
-    is_op,
     nodes_of,
     producer,
     replace_uses,
     sole_reader,
-    value_of,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.simplify.polynomial import keeps_shape
+from graphopt.passes.simplify.affine import ARITHMETIC, Step, composed, operations, step_of
 
 Array = np.ndarray[Any, Any]
 
-_OPS = ("Add", "Sub", "Mul", "Div")
 # Products outside of these bounds may overflow on the way where the merged one does not.
 _SMALLEST, _LARGEST = 1e-18, 1e18
 # A sum this much smaller than its parts has lost their last bits.
 _CANCELLED = 1e-2
-
-
-@dataclass(frozen=True)
-class Step:
-    """A node that computes source * scale + shift with constant arrays."""
-
-    node: Node
-    source: Tensor
-    scale: Array
-    shift: Array
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class MergeScalarArithmetic(Pass):
     numerics: ClassVar[Close] = Close(rtol=1e-5)
 
     def run(self, graph: Graph, context: Context) -> None:
-        for node in nodes_of(graph, *_OPS):
+        for node in nodes_of(graph, *ARITHMETIC):
             if continues(graph, node):
                 continue  # the end of the chain comes later
             chain = list(chain_to(graph, node))
@@ -71,45 +58,9 @@ class MergeScalarArithmetic(Pass):
                 continue
             out = written(graph, chain, *merged)
             ops = operations(*merged)
-            context.rewrote(node, f"{len(chain)} operations are {' and '.join(ops) or 'none'}")
+            what = f"are {' and '.join(ops)}" if ops else "change nothing and are gone"
+            context.rewrote(node, f"{len(chain)} operations {what}")
             replace_uses(graph, node.outputs[0], out)
-
-
-def step_of(node: Node | None) -> Step | None:
-    """How a node scales and shifts its input by constants, or None when it does something else."""
-    if node is None or not is_op(node, *_OPS):
-        return None
-    for k in (0, 1):
-        source, constant = node.inputs[k], node.inputs[1 - k]
-        values = value_of(constant)
-        if values is None or value_of(source) is not None:
-            continue
-        if not keeps_shape(values.shape, source) or not values.size:
-            return None
-        affine = _affine(node.op, values, first=k == 0)
-        return None if affine is None else Step(node, source, *affine)
-    return None
-
-
-def _affine(op: str, values: Array, *, first: bool) -> tuple[Array, Array] | None:
-    if values.dtype.kind in "iu":
-        wide, one = values.astype(np.int64), np.int64(1)
-    elif values.dtype.kind == "f":
-        wide, one = values.astype(np.float64), np.float64(1)
-    else:
-        return None
-    zero = np.asarray(0 * one)
-    if op == "Add":
-        return np.asarray(one), wide
-    if op == "Sub":
-        return (np.asarray(one), -wide) if first else (np.asarray(-one), wide)
-    if op == "Mul":
-        return wide, zero
-    if not first or not wide.all():
-        return None
-    if wide.dtype.kind == "i":
-        return (wide, zero) if np.all(wide == 1) else None
-    return 1.0 / wide, zero
 
 
 def continues(graph: Graph, node: Node) -> bool:
@@ -126,21 +77,6 @@ def chain_to(graph: Graph, node: Node) -> Iterator[Step]:
         if sole_reader(graph, step.source) is None:
             return
         step = step_of(producer(step.source))
-
-
-def composed(chain: list[Step]) -> tuple[Array, Array]:
-    """scale and shift of the whole chain."""
-    scale, shift = np.asarray(1.0), np.asarray(0.0)
-    if chain[0].scale.dtype.kind == "i":
-        scale, shift = np.asarray(1), np.asarray(0)
-    for step in reversed(chain):
-        scale, shift = scale * step.scale, shift * step.scale + step.shift
-    return scale, shift
-
-
-def operations(scale: Array, shift: Array) -> list[str]:
-    """What is needed to scale and shift."""
-    return ["Mul"] * (not np.all(scale == 1)) + ["Add"] * bool(np.any(shift != 0))
 
 
 def why_not_mergeable(chain: list[Step], scale: Array, shift: Array) -> str | None:
@@ -161,7 +97,7 @@ def why_not_mergeable(chain: list[Step], scale: Array, shift: Array) -> str | No
         partial = partial * step.scale
         parts = parts * np.abs(step.scale) + np.abs(step.shift)
         magnitude = np.abs(partial)
-        if np.any((magnitude < _SMALLEST) | (magnitude > _LARGEST)):
+        if np.any((magnitude > 0) & (magnitude < _SMALLEST)) or np.any(magnitude > _LARGEST):
             return "its constants are so large or small that the steps may overflow"
     if np.any(np.abs(shift) < _CANCELLED * parts):
         return "its constants cancel each other, and the rounding they cause would change"

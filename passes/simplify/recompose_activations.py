@@ -3,9 +3,10 @@
     x * tanh(softplus(x)) == Mish(x)               x * clip(x + 3, 0, 6) / 6 == HardSwish(x)
     clip(x + 3, 0, 6) / 6 == HardSigmoid(x)        x/2 * (1 + erf(x / sqrt(2))) == Gelu(x)
     1 / (1 + exp(-x)) == Sigmoid(x)                max(x, a * x) == LeakyRelu(x), 0 < a < 1
-    relu(x) - a * relu(-x) == PRelu(x, a)          (GELU by tanh too; any order of + and *)
+    relu(x) - a * relu(-x) == PRelu(x, a)          where(x > 20, x, softplus(x)) == Softplus(x)
 
-Constants have to be right to one part in a million. Not handled: x * Sigmoid(x), which stays (ONNX
+GELU by tanh too, and any order of sums and products. Constants have to be right to one part in a
+million. Not handled: x * Sigmoid(x), which stays (ONNX
 Runtime has a fast kernel for the pair and none for Swish), ln(1 + exp(x)), which overflows where
 Softplus does not, and ReLU6, which `merge-clips` makes one Clip.
 """
@@ -18,10 +19,33 @@ from typing import ClassVar
 
 from graphopt.ir.graph import Graph, nodes_of, replace_uses
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.simplify.activations import SPELLINGS, Found
-from graphopt.passes.simplify.region import why_not_closed
+from graphopt.passes.simplify.clipped_activations import hard_swish, leaky_relu, prelu
+from graphopt.passes.simplify.smooth_activations import (
+    gelu,
+    gelu_tanh,
+    mish,
+    sigmoid,
+    softplus,
+    softplus_with_threshold,
+)
+from graphopt.passes.simplify.spelling import Found, Spelling
 
-_FLOATS = ("float32", "float64")
+# The operator to start from, and the spellings around it; what another contains stands before it.
+SPELLINGS: tuple[tuple[str, Spelling], ...] = (
+    ("Erf", gelu),
+    ("Tanh", gelu_tanh),
+    ("Softplus", softplus_with_threshold),
+    ("Tanh", mish),
+    ("Clip", hard_swish),
+    ("Min", hard_swish),
+    ("Max", hard_swish),
+    ("Relu", hard_swish),
+    ("HardSigmoid", hard_swish),
+    ("Exp", sigmoid),
+    ("Max", leaky_relu),
+    ("Relu", prelu),
+    ("Log", softplus),
+)
 
 
 @dataclass(frozen=True)
@@ -50,18 +74,9 @@ def largest(graph: Graph, candidates: Iterable[Found]) -> tuple[Found | None, st
     best: Found | None = None
     refused: tuple[Found | None, str | None] = (None, None)
     for each in candidates:
-        reason = why_not_replaceable(graph, each)
+        reason = each.why_not(graph)
         if reason:
             refused = (each, reason)
         elif best is None or len(each.nodes) >= len(best.nodes):
             best = each
     return refused if best is None else (best, None)
-
-
-def why_not_replaceable(graph: Graph, found: Found) -> str | None:
-    """The reason the nodes of a candidate have to stay, or None."""
-    if found.flaw:
-        return found.flaw
-    if str(found.root.dtype) not in _FLOATS:
-        return f"in {found.root.dtype} the steps round differently from the operator"
-    return why_not_closed(graph, found.nodes, found.root)

@@ -16,6 +16,7 @@ import onnx
 
 from graphopt.ir.graph import Constant, Graph, set_input
 from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
+from graphopt.ir.text import to_text
 from graphopt.pass_base import Close, Context, Pass
 
 _SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
@@ -61,16 +62,16 @@ class Simplify(Pass):
     numerics: ClassVar[Close] = Close(rtol=1e-5)  # onnx.reference folds with other kernels
 
     def run(self, graph: Graph, context: Context) -> None:
-        before = Counter(n.op for n in graph.nodes)
+        before, text = Counter(n.op for n in graph.nodes), to_text(graph)
         _share_small_constants(graph)
         model, arrays = to_proto(graph, hollow=True)
         simplified, arrays = _optimized(model, arrays)
-        _replace_contents(graph, from_proto(simplified, arrays))
+        new = from_proto(simplified, arrays)
+        if to_text(new) == text:
+            return
+        _replace_contents(graph, new)
         after = Counter(n.op for n in graph.nodes)
-        if before != after:
-            context.rewrote("graph", _difference(before, after))
-        else:
-            context.rewrote("graph", "constants folded or renamed, no node removed")
+        context.rewrote("graph", _difference(before, after) or "the same operators, rewired")
 
 
 def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.ModelProto, Any]:

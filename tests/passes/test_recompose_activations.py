@@ -17,6 +17,9 @@ REWRITES = {
     "mish": f"{HEAD} {{ s = Softplus (x)  t = Tanh (s)  y = Mul (x, t) }}",
     "mish_from_log_and_exp": f"""{HEAD} <float one = {{1.0}}>
         {{ e = Exp (x)  p = Add (one, e)  s = Log (p)  t = Tanh (s)  y = Mul (t, x) }}""",
+    "mish_with_the_threshold_of_torch": f"""{HEAD} <float one = {{1.0}}, float t = {{20.0}}>
+        {{ p = Mul (x, one)  s = Softplus (p)  d = Div (s, one)  g = Greater (p, t)
+           w = Where (g, x, d)  h = Tanh (w)  y = Mul (x, h) }}""",
     "hard_sigmoid_div": f"""{HEAD} <{SIX}>
         {{ a = Add (x, three)  c = Clip (a, zero, six)  y = Div (c, six) }}""",
     "hard_sigmoid_mul_min_max": f"""{HEAD} <{SIX}, float sixth = {{0.16666667}}>
@@ -64,6 +67,9 @@ REWRITES = {
         {{ p = Relu (x)  m = Neg (x)  r = Relu (m)  s = Mul (a, r)  y = Sub (p, s) }}""",
     "prelu_negated": f"""{HEAD} <float[4,1] a>
         {{ p = Relu (x)  m = Neg (x)  r = Relu (m)  s = Mul (a, r)  y = Add (s, p) }}""",
+    "gated_by_a_smaller_tensor": """(float[N,4,6] x, float[6] z) => (float[N,4,6] y)
+        <float one = {1.0}>
+        { n = Neg (z)  e = Exp (n)  a = Add (e, one)  y = Div (x, a) }""",
     "result_read_twice": """(float[N,4,6] x) => (float[N,4,6] y, float[N,4,6] z)
         { s = Softplus (x)  t = Tanh (s)  y = Mul (x, t)  z = Neg (y) }""",
     "constant_before_the_input": f"""{HEAD} <{SIX}, float two = {{2.0}}>
@@ -105,6 +111,10 @@ REFUSALS = {
 }
 
 LEFT_ALONE = {
+    "softplus_with_a_low_threshold": f"""{HEAD} <float t = {{5.0}}>
+        {{ s = Softplus (x)  g = Greater (x, t)  y = Where (g, x, s) }}""",
+    "exponential_over_its_sum": f"""{HEAD} <float one = {{1.0}}>
+        {{ n = Neg (x)  e = Exp (n)  a = Add (e, one)  r = Div (e, a)  y = Clip (r) }}""",
     "silu_as_sigmoid_and_product": f"{HEAD} {{ s = Sigmoid (x)  y = Mul (x, s) }}",
     "tanh_of_softplus_of_another": """(float[N,4,6] x, float[N,4,6] z) => (float[N,4,6] y)
         { s = Softplus (x)  t = Tanh (s)  y = Mul (z, t) }""",

@@ -32,6 +32,9 @@ REWRITES = {
     "other_order_before_conv": f"""(float[N,3,8,6] x) => (float[N,5,4,3] y)
         <{BOUNDS}, float[5,12,3,3] w>
         {{ {ALL} f = Concat <axis = 1> (a, b, c, d)  y = Conv <pads = [1,1,1,1]> (f, w) }}""",
+    "cyclic_order_before_conv": f"""(float[N,3,8,6] x) => (float[N,5,4,3] y)
+        <{BOUNDS}, float[5,12,1,1] w>
+        {{ {ALL} f = Concat <axis = 1> (a, b, d, c)  y = Conv (f, w) }}""",
     "chained_slices": f"""{SHAPES} <{BOUNDS}>
         {{ {chained("a", "zero", "zero")} {chained("b", "zero", "one")}
            {chained("c", "one", "zero")} {chained("d", "one", "one")}
