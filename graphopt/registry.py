@@ -48,13 +48,25 @@ PASSES: dict[str, str | type[Pass]] = {
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
 DEFAULT: tuple[str, ...] = (
+    # Commodity first: constants hide most spellings.
     "simplify",
+    "merge-casts",
+    "merge-slices",
+    # Say what is meant: one operator for what exporters spell out.
+    "fuse-focus-conv",
+    "recompose-space-to-depth",
+    "recompose-norms",
+    "recompose-activations",
+    # Into the weights.
     "fuse-conv-bn",
     "fuse-conv-affine",
     "fuse-affine-conv",
     "fuse-pad",
     "merge-parallel-convs",
     "fuse-conv-conv",
+    # What is left between.
+    "merge-clips",
+    "merge-scalar-arithmetic",
 )
 
 

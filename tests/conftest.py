@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def graph_from(text: str, *, opset: int = 20, seed: int = 0) -> Graph:
 
 def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer}
-    read = {i for n in graph.node for i in n.input} - made - {i.name for i in graph.input}
+    read = set(_read(graph)) - made - {i.name for i in graph.input}
     for info in [v for v in graph.value_info if v.name in read]:
         shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
         values = rng.standard_normal(shape) / max(1.0, float(np.prod(shape[1:])) ** 0.5)
@@ -58,6 +58,13 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
         array = np.asarray(values).astype(dtype)
         graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for attr in node.attribute:
+            yield from _read(attr.g)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def normalize(model: onnx.ModelProto, arrays: Arrays | None = None) -> Graph:
     model = _raise_opset(model)
     for graph in _graphs(model.graph):
         _constants_to_initializers(graph)
+    _lift_initializers(model.graph)
     _defaults_to_constants(model)
     _forget_impossible_sizes(model)
     _name_nodes(model)
@@ -141,6 +142,50 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     graph.node.extend(kept)
 
 
+def _lift_initializers(main: onnx.GraphProto) -> None:
+    """Moves the initializers of subgraphs into the main graph, where every pass sees them."""
+    taken = {name for graph in _graphs(main) for name in _names_in(graph)}
+    for graph in list(_graphs(main))[1:]:
+        outputs = {o.name for o in graph.output}
+        renamed: dict[str, str] = {}
+        kept = [t for t in graph.initializer if t.name in outputs]
+        for tensor in (t for t in graph.initializer if t.name not in outputs):
+            lifted = main.initializer.add()
+            lifted.CopyFrom(tensor)
+            lifted.name = renamed[tensor.name] = _unused(f"{tensor.name}_lifted", taken)
+        _rename_inputs(graph, renamed)
+        del graph.initializer[:]
+        # The result of a branch has to be made inside the branch.
+        makers = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in kept]
+        for maker in reversed(makers):
+            graph.node.insert(0, maker)
+
+
+def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (t.name for t in graph.initializer)
+    yield from (i.name for i in graph.input)
+    for node in graph.node:
+        yield from node.output
+
+
+def _unused(base: str, taken: set[str]) -> str:
+    name, k = base, 0
+    while name in taken:
+        k += 1
+        name = f"{base}_{k}"
+    taken.add(name)
+    return name
+
+
+def _rename_inputs(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    if not names:
+        return
+    for node in _nodes(graph):
+        for i, name in enumerate(node.input):
+            if name in names:
+                node.input[i] = names[name]
+
+
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
@@ -185,12 +230,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
     taken: set[str] = set()
     for node in _nodes(model.graph):
         base = node.name or f"{node.op_type}_{next((o for o in node.output if o), '')}"
-        name, k = base, 0
-        while name in taken:
-            k += 1
-            name = f"{base}_{k}"
-        taken.add(name)
-        node.name = name
+        node.name = _unused(base, taken)
 
 
 def _remove_identities(graph: Graph) -> None:

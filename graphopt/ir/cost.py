@@ -87,18 +87,21 @@ def _volume(tensor: Tensor | None) -> int:
 
 
 def _conv_macs(node: Node) -> int:
-    weight = node.inputs[1].shape
-    return _volume(node.outputs[0]) * math.prod(weight[1:]) if weight else 0
+    return _volume(node.outputs[0]) * _taps(node.inputs[1])
 
 
 def _qlinear_conv_macs(node: Node) -> int:
-    weight = node.inputs[3].shape
-    return _volume(node.outputs[0]) * math.prod(weight[1:]) if weight else 0
+    return _volume(node.outputs[0]) * _taps(node.inputs[3])
 
 
 def _conv_transpose_macs(node: Node) -> int:
-    weight = node.inputs[1].shape
-    return _volume(node.inputs[0]) * math.prod(weight[1:]) if weight else 0
+    return _volume(node.inputs[0]) * _taps(node.inputs[1])
+
+
+def _taps(weight: Tensor) -> int:
+    """The multiplications per output element (per input element when transposed)."""
+    sizes = weight.shape[1:] if weight.shape else [0]
+    return math.prod(d if isinstance(d, int) else 1 for d in sizes)
 
 
 def _gemm_macs(node: Node) -> int:

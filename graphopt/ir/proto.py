@@ -153,19 +153,40 @@ def _varint(value: int) -> bytes:
 
 
 def _graph_proto(graph: Graph, arrays: dict[str, Any] | None) -> onnx.GraphProto:
-    tensors = graph.tensors()
     boundary = {t.name for t in [*graph.inputs, *graph.outputs]}
-    constants = [t for t in tensors.values() if isinstance(t, Constant)]
+    # Subgraphs read constants of the main graph; graphsurgeon would write each of them again there.
+    constants = {t.name: t for t in _input_constants(graph)}
     made = [t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary]
+    nodes = [OnnxExporter.export_node(n) for n in graph.nodes]
+    for node in nodes:
+        _drop_initializers(node)
     return onnx.helper.make_graph(
-        nodes=[OnnxExporter.export_node(n) for n in graph.nodes],
+        nodes=nodes,
         name=graph.name,
         inputs=[_value_info(t) for t in graph.inputs],
         outputs=[_value_info(t) for t in graph.outputs],
-        initializer=[_initializer(t, arrays) for t in constants],
+        initializer=[_initializer(t, arrays) for t in constants.values()],
         doc_string=graph.doc_string,
         value_info=[_value_info(t) for t in made if t.dtype is not None],
     )
+
+
+def _input_constants(graph: gs.Graph) -> Iterator[Any]:
+    for tensor in graph.outputs:
+        if isinstance(tensor, Constant):
+            yield tensor
+    for node in graph.nodes:
+        yield from (t for t in node.inputs if isinstance(t, Constant))
+        for sub in node.subgraphs():
+            yield from _input_constants(sub)
+
+
+def _drop_initializers(node: onnx.NodeProto) -> None:
+    for attr in node.attribute:
+        if attr.type == onnx.AttributeProto.GRAPH:
+            del attr.g.initializer[:]
+            for inner in attr.g.node:
+                _drop_initializers(inner)
 
 
 def _value_info(tensor: Any) -> onnx.ValueInfoProto:

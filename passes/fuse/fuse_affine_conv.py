@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from graphopt.passes.fuse.affine import AFFINE_OPS, Affine, affine_of, data_input, same_shape
-from graphopt.passes.fuse.linear import LINEAR_OPS, bias_of, pads_of, set_bias, why_not_scalable
 
 from graphopt.ir.graph import (
     Graph,
@@ -30,6 +28,8 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.affine import AFFINE_OPS, Affine, affine_of, data_input, same_shape
+from graphopt.passes.fuse.linear import LINEAR_OPS, bias_of, pads_of, set_bias, why_not_scalable
 
 Array = np.ndarray[Any, Any]
 _READERS = ("Conv", "Gemm", "MatMul")

@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fuse.affine import bn_affine, why_not_affine
-from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
-
 from graphopt.ir.graph import (
     Graph,
     Node,
@@ -24,6 +21,8 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.affine import bn_affine, why_not_affine
+from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
 
 
 @dataclass(frozen=True)

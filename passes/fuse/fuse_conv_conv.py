@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from graphopt.passes.fuse.linear import bias_of, pads_of, set_bias, why_not_scalable
 
 from graphopt.ir.cost import node_cost
 from graphopt.ir.graph import (
@@ -27,6 +26,7 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.linear import bias_of, pads_of, set_bias, why_not_scalable
 
 Array = np.ndarray[Any, Any]
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fuse.linear import pads_of
 
 from graphopt.ir.graph import (
     Graph,
@@ -31,6 +30,7 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.linear import pads_of
 
 _READERS = ("Conv", "AveragePool", "MaxPool")
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp")

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from graphopt.passes.fuse.affine import AFFINE_OPS, affine_of, data_input
-from graphopt.passes.fuse.fuse_affine_conv import in_channels
-from graphopt.passes.fuse.linear import bias_of, out_channels, pads_of, set_bias, why_not_scalable
 
 from graphopt.ir.graph import (
     Graph,
@@ -33,6 +30,9 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.affine import AFFINE_OPS, affine_of, data_input
+from graphopt.passes.fuse.fuse_affine_conv import in_channels
+from graphopt.passes.fuse.linear import bias_of, out_channels, pads_of, set_bias, why_not_scalable
 
 Array = np.ndarray[Any, Any]
 Kernel = tuple[Array, Array]  # weight and bias, float64

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from graphopt.passes.fuse.linear import bias_of, out_channels, set_bias, why_not_scalable
 
 from graphopt.ir.graph import Graph, Node, add_constant, input_of, nodes_of, set_input
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.linear import bias_of, out_channels, set_bias, why_not_scalable
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Plain simplification is a commodity, and onnxscript's is well kept; this pass composes its folding
 and rewrite rules and leaves out what later stages need intact: BatchNormalization is not folded
 (pruning and training want it), weights are not deduplicated (a constant read twice couples two
-layers). Subgraphs of If, Loop and Scan are simplified too.
+layers). Folding reaches into the subgraphs of If, Loop and Scan.
 """
 
 from __future__ import annotations

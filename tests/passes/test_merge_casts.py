@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import run_pass
+
 from graphopt.passes.simplify.merge_casts import holds
 
 # ONNX's numbers: 1 float, 2 uint8, 6 int32, 7 int64, 10 float16, 11 double.

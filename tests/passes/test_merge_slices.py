@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from conftest import run_pass
+
 from graphopt.passes.simplify.merge_slices import composed
 
 C = """int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3},
