@@ -41,20 +41,28 @@ Shapes = Annotated[
 Names = Optional[list[str]]  # noqa: UP045
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from graphopt import __version__
+
+        typer.echo(f"graphopt {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Tell more; show tracebacks.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     global _verbose
     _verbose = verbose
-    if version:
-        from graphopt import __version__
-
-        typer.echo(f"graphopt {__version__}")
-        raise typer.Exit
 
 
 @app.command()

@@ -44,6 +44,8 @@ PASSES: dict[str, str | type[Pass]] = {
     "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
     "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
+    "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
+    "merge-reshapes": f"{_SIMPLIFY}.merge_reshapes:MergeReshapes",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.

@@ -1,0 +1,73 @@
+"""No pass may rewrite a generated graph wrongly, twice, or differently the second time."""
+
+from __future__ import annotations
+
+import os
+
+import onnx
+import pytest
+from generate import models
+from hypothesis import HealthCheck, given, settings
+
+from graphopt.errors import RunError
+from graphopt.frontends.normal_form import normalize
+from graphopt.ir.proto import to_proto
+from graphopt.ir.text import to_text
+from graphopt.oracle import Oracle
+from graphopt.pipeline import Pipeline
+from graphopt.registry import PASSES, default_passes, pass_class
+from graphopt.runtime.run import open_proto
+
+# A long run: GRAPHOPT_EXAMPLES=20000 pytest tests/test_generated.py -k default
+EXAMPLES = int(os.environ.get("GRAPHOPT_EXAMPLES", "0"))
+QUIETLY = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "print_blob": True,
+    "derandomize": not EXAMPLES,
+}
+
+
+def _oracle(model: onnx.ModelProto) -> Oracle | None:
+    """The judge is the model as generated; None where ONNX Runtime cannot run it (a size of 0)."""
+    try:
+        return Oracle(normalize(_copy(model)), reference=open_proto(model, {}))
+    except RunError:
+        return None
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    return twin
+
+
+@given(model=models())
+@settings(max_examples=EXAMPLES or 150, **QUIETLY)
+def test_default_pipeline(model: onnx.ModelProto) -> None:
+    oracle = _oracle(model)
+    if oracle is None:
+        return
+    graph = normalize(_copy(model))
+    before = to_text(graph)
+    outcome = Pipeline(default_passes()).run(graph, oracle=oracle, strict=True)
+    assert outcome.final is not None
+    assert outcome.final.passed, outcome.final
+    assert len(outcome.graph.nodes) <= len(graph.nodes)
+    assert to_text(graph) == before, "the input graph was edited"
+    again = Pipeline(default_passes()).run(graph, oracle=oracle, strict=True)
+    ours, theirs = (to_proto(o.graph)[0].SerializeToString(deterministic=True) for o in (outcome, again))
+    assert ours == theirs, "two runs differ"
+
+
+@pytest.mark.parametrize("name", PASSES)
+@given(model=models(max_nodes=8))
+@settings(max_examples=max(EXAMPLES // 20, 15), **QUIETLY)
+def test_each_pass_alone_and_again(name: str, model: onnx.ModelProto) -> None:
+    oracle = _oracle(model)
+    if oracle is None:
+        return
+    each = pass_class(name)()
+    once = Pipeline([each]).run(normalize(model), oracle=oracle, strict=True)
+    twice = Pipeline([each]).run(once.graph, oracle=oracle, strict=True)
+    assert twice.results[0].status == "unchanged", twice.results[0].rewrites
