@@ -102,12 +102,12 @@ class Oracle:
         self.executor = runner.name
         self.samples = _runnable_samples(graph, runner, seed)
 
-    def check(self, graph: Graph, rtol: float, *, exact: bool = False) -> Verdict:
+    def check(self, graph: Graph, rtol: float) -> Verdict:
         """Compares `graph` with the reference; raises RunError when it cannot run."""
         runner = self._open(graph)
         verdicts: list[Verdict] = []
         for sample in self.samples:
-            tolerance = 0.0 if exact else max(rtol, min(NOISE_FACTOR * sample.noise, sample.cap))
+            tolerance = max(rtol, min(NOISE_FACTOR * sample.noise, sample.cap))
             errors = errors_of(sample.expected, runner.run(sample.feeds))
             verdicts += [Verdict(e, tolerance, n, sample.recipe) for n, e in errors.items()]
         return max(verdicts, key=lambda v: (not v.passed, v.error))

@@ -36,9 +36,14 @@ from graphopt.ir.graph import Graph, Node, label
 
 @dataclass(frozen=True)
 class Exact:
-    """Outputs are equal bit for bit (when each operator is run as the model says)."""
+    """No arithmetic changes: every operator that stays computes on the same values.
 
-    rtol: ClassVar[float] = 0.0
+    The check allows rounding nevertheless, because ONNX Runtime's own kernels round differently
+    with the alignment of their memory: removing an unrelated node can change the last bit of a
+    convolution, and what later layers make of it (generated graphs, ONNX Runtime 1.31).
+    """
+
+    rtol: ClassVar[float] = 1e-5
 
     def __str__(self) -> str:
         return "exact"

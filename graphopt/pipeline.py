@@ -20,7 +20,7 @@ from graphopt.ir.proto import to_proto
 from graphopt.ir.shapes import infer_shapes
 from graphopt.ir.verify import verify
 from graphopt.oracle import Oracle, Verdict, departure
-from graphopt.pass_base import Changes, Context, Exact, Note, Pass
+from graphopt.pass_base import Changes, Context, Note, Pass
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,7 @@ class _Step:
             if isinstance(numerics, Changes):
                 self.judge = self._judge.adopt(after)
                 return "verified", "runs; changes the outputs as declared"
-            exact = isinstance(numerics, Exact)
-            self._verdict = self._judge.check(after, numerics.rtol, exact=exact)
+            self._verdict = self._judge.check(after, numerics.rtol)
         except RunError as error:
             raise _BrokenContractError(f"left a graph that does not run: {error}") from error
         if not self._verdict.passed:

@@ -46,6 +46,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
     "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "merge-reshapes": f"{_SIMPLIFY}.merge_reshapes:MergeReshapes",
+    "sink-transposes": f"{_SIMPLIFY}.sink_transposes:SinkTransposes",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.

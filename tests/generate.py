@@ -120,6 +120,17 @@ def activation(b: Builder, x: str) -> str | None:
     return b.node(op, [x], shape)
 
 
+def pad_for_max(b: Builder, x: str) -> str | None:
+    """Padding with what MaxPool pads with; infinities elsewhere would make NaN of 0 * inf."""
+    _, c, h, w = b.shapes[x]
+    amounts = b.weight(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    fill = b.weight(np.float32(b.pick([-np.inf, -3.4028235e38, 0.0])))
+    padded = b.node("Pad", [x, amounts, fill], (1, c, h + 2, w + 2))
+    out = b.node("MaxPool", [padded], (1, c, h, w), kernel_shape=[3, 3])
+    del b.shapes[padded]
+    return out
+
+
 def pad(b: Builder, x: str) -> str | None:
     _, c, h, w = b.shapes[x]
     mode = b.pick(["constant", "constant", "constant", "reflect", "edge"])
@@ -129,7 +140,7 @@ def pad(b: Builder, x: str) -> str | None:
         return None
     inputs = [x, b.weight(np.array(pads, np.int64))]
     if mode == "constant" and b.pick([True, False]):
-        inputs.append(b.weight(np.float32(b.pick([0.0, 1.0, -np.inf, -3.4028235e38]))))
+        inputs.append(b.weight(np.float32(b.pick([0.0, 1.0]))))
     return b.node("Pad", inputs, (1, c, oh, ow), mode=mode)
 
 
@@ -265,7 +276,58 @@ def cast(b: Builder, x: str) -> str | None:
     return b.node("Cast", [wide], shape, to=TensorProto.FLOAT)
 
 
-IMAGE = [conv, conv, conv, batch_norm, batch_norm, pad, pool, focus, conv_transpose]
+def chain(b: Builder, x: str) -> str | None:
+    """Two or three operators in a row that some pass merges, now and then with a second reader."""
+    steps = {
+        "conv bn": [conv, batch_norm],
+        "transposed bn": [conv_transpose, batch_norm],
+        "conv arithmetic": [conv, arithmetic, arithmetic],
+        "bn conv": [batch_norm, conv],
+        "arithmetic conv": [arithmetic, conv],
+        "pad conv": [pad, conv],
+        "relu pad pool": [activation, pad, pool],
+        "pad max pool": [pad_for_max],
+        "relu pad max pool": [activation, pad_for_max],
+        "conv conv": [conv, conv],
+        "focus conv": [focus, conv],
+        "clips": [activation, activation],
+        "slices": [cut, cut],
+        "reshapes": [reshape, reshape],
+        "transposes": [transpose, activation, transpose],
+    }
+    out: str | None = x
+    for step in steps[b.pick(sorted(steps))]:
+        if out is None or (step in IMAGE and len(b.shapes[out]) != 4):
+            return out
+        out = step(b, out) or out
+    return out
+
+
+def branches(b: Builder, x: str) -> str | None:
+    """Linear branches over one tensor, added up: RepVGG, and what only looks like it."""
+    _, c, _, _ = b.shapes[x]
+    out, stride = b.pick([c, c, 2 * c]), b.pick([1, 1, 2])
+    sizes = b.pick([[3, 1], [3, 3], [1, 1], [5, 3], [3, 2]])
+    made = [_branch(b, x, out, k, stride) for k in sizes]
+    if b.shapes[made[0]] != b.shapes[made[1]]:
+        return made[0]
+    total = b.node("Add", made, b.shapes[made[0]])
+    if b.shapes[total] == b.shapes[x] and b.pick([True, False]):
+        other = x if b.pick([True, False]) else batch_norm(b, x)
+        return b.node("Add", [total, other or x], b.shapes[x])
+    return total
+
+
+def _branch(b: Builder, x: str, out: int, k: int, stride: int) -> str:
+    _, c, h, w = b.shapes[x]
+    p = k // 2
+    size = [(d + 2 * p - k) // stride + 1 for d in (h, w)]
+    weight = b.floats(out, c, k, k, scale=(k * k * c) ** -0.5)
+    attrs = {"pads": [p] * 4, "strides": [stride] * 2}
+    return b.node("Conv", [x, weight], (1, out, *size), **attrs)
+
+
+IMAGE = [conv, conv, batch_norm, pad, pad_for_max, pool, focus, conv_transpose, branches]
 ANY = [arithmetic, arithmetic, activation, activation, join, split, cut, transpose, reshape, cast, reduce, dense]
 
 
@@ -279,7 +341,7 @@ def models(draw: Draw, *, max_nodes: int = 12) -> onnx.ModelProto:
         on_image = draw(st.booleans())
         x = builder.tensor(4 if on_image else None)
         if x is not None and np.prod(builder.shapes[x]) < 4000:
-            step = draw(st.sampled_from(IMAGE if on_image else ANY))
+            step = draw(st.sampled_from([chain, *IMAGE] if on_image else [chain, *ANY]))
             step(builder, x)
     return _finished(builder, shape)
 

@@ -32,7 +32,15 @@ from graphopt.ir.graph import (
     replace_uses,
 )
 from graphopt.pass_base import Context, Exact, Pass
-from graphopt.passes.simplify.dims import Dim, Dims, Values, dims_of, dropped_ones, quotient, same_dims
+from graphopt.passes.simplify.dims import (
+    Dim,
+    Dims,
+    Values,
+    dims_of,
+    dropped_ones,
+    quotient,
+    same_dims,
+)
 
 RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 

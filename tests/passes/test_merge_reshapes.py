@@ -80,11 +80,6 @@ REFUSALS = {
           t = Concat <axis = 0> (h, n, m)  y = Reshape (x, t) }""",
         "3 dimensions of its result are only known at run time",
     ),
-    "two_symbols_of_another_tensor": (
-        """(float[N,3,H,W] x, float[N,A,B] z) => (float[N,P,Q] y)
-        { t = Shape (z)  y = Reshape (x, t) }""",
-        "2 dimensions of its result are only known at run time",
-    ),
     "chain_with_two_unknown": (
         """(float[N,6,H] x) => (float[?,?,?] y) <int64[3] a = {0,-1,3}>
         { r = Flatten <axis = 2> (x)  s = Shape (r)  y = Reshape (r, a) }""",
