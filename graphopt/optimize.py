@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -120,10 +121,15 @@ def optimize_file(
     notes += pass_notes(outcome)
     feeds = None if oracle is None else oracle.samples[0].feeds
     kept = source if source.resolve() != target.resolve() else None
-    del graph  # a large model's original weights are not needed any more
+    # A large model's original weights are not needed any more. Graphs are full of cycles, so the
+    # arrays they hold stay until they are collected.
+    del graph
+    gc.collect()
     progress("writing")
     save(outcome.graph, target, runnable=verify and oracle is not None and _by_ort(oracle))
-    after = Snapshot.of(outcome.graph, target)
+    after, results, final = Snapshot.of(outcome.graph, target), outcome.results, outcome.final
+    del outcome
+    gc.collect()
     clock.lap("save")
     latency: Latency | None = None
     shares: dict[str, float] = {}
@@ -134,10 +140,10 @@ def optimize_file(
     return Optimized(
         before=before,
         after=after,
-        passes=outcome.results,
+        passes=results,
         executor=oracle.executor if oracle else None,
         samples=tuple(s.recipe for s in oracle.samples) if oracle else (),
-        verdict=outcome.final,
+        verdict=final,
         latency=latency,
         operator_shares=shares,
         notes=tuple(notes),

@@ -47,6 +47,8 @@ PASSES: dict[str, str | type[Pass]] = {
     "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "merge-reshapes": f"{_SIMPLIFY}.merge_reshapes:MergeReshapes",
     "sink-transposes": f"{_SIMPLIFY}.sink_transposes:SinkTransposes",
+    "flatten-concat": f"{_SIMPLIFY}.flatten_concat:FlattenConcat",
+    "cancel-split-concat": f"{_SIMPLIFY}.cancel_split_concat:CancelSplitConcat",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.

@@ -10,11 +10,16 @@ from graphopt.ir.graph import Graph, Variable
 from graphopt.ir.proto import to_proto
 
 
+_MADE_UP = "unk__"
+
+
 def infer_shapes(graph: Graph) -> None:
     """Fills in dtype and shape of tensors that lack them; known ones are left alone.
 
-    Inference is a courtesy: a graph it cannot handle keeps the shapes it had.
+    Sizes that onnx made up names for (`unk__3`) are inferred anew, since a rewrite may have made
+    them known. Inference is a courtesy: a graph it cannot handle keeps the shapes it had.
     """
+    _forget_made_up_sizes(graph)
     if all(_known(t) for n in graph.nodes for t in n.outputs if isinstance(t, Variable)):
         return
     model, _ = to_proto(graph, hollow=True)
@@ -24,6 +29,15 @@ def infer_shapes(graph: Graph) -> None:
         for tensor in node.outputs:
             if isinstance(tensor, Variable) and tensor.name in found:
                 _fill(tensor, found[tensor.name])
+
+
+def _forget_made_up_sizes(graph: Graph) -> None:
+    given = {d for t in graph.inputs for d in t.shape or []}
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            shape = tensor.shape or []
+            if any(str(d).startswith(_MADE_UP) and d not in given for d in shape):
+                tensor.shape = None
 
 
 def infer_proto(model: onnx.ModelProto) -> onnx.ModelProto:

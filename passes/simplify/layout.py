@@ -171,6 +171,7 @@ def shape_under(tensor: Tensor, perm: Perm) -> list[Any] | None:
 
 Rule: TypeAlias = "Callable[[Node, Perm], Move | None]"
 
+
 def _words(text: str) -> list[str]:
     return text.split()
 

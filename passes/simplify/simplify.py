@@ -87,7 +87,7 @@ def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.Mod
         if name in arrays:
             value.const_value = ir.Tensor(arrays[name], name=name)
     for _ in range(2):  # a second round folds what the rules opened
-        fold_constants_ir(twin, onnx_shape_inference=True)
+        fold_constants_ir(twin, onnx_shape_inference=True, should_fold=_should_fold)
         RewritePass(rules)(twin)
         passes.RemoveUnusedNodesPass()(twin)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
@@ -95,6 +95,17 @@ def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.Mod
     passes.OutputFixPass()(twin)
     passes.NameFixPass()(twin)
     return _hollow_again(twin)
+
+
+def _should_fold(node: Any) -> bool | None:
+    """Folds small ConstantOfShape nodes, which onnxscript leaves; None is its own judgement.
+
+    torch's exporter builds the padding of F.pad from one, and nothing behind it would fold.
+    """
+    if node.op_type != "ConstantOfShape" or node.domain:
+        return None
+    shape = node.inputs[0].const_value
+    return True if shape is not None and shape.numpy().prod() <= _SMALL else None
 
 
 def _hollow_again(twin: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:

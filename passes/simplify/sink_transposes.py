@@ -70,7 +70,7 @@ class SinkTransposes(Pass):
             merge_all(graph, context)
         for node in regions.missed():
             context.refused(
-                node, "its inverse is before it, but results between are read elsewhere"
+                node, "what is between it and its inverse would need as many Transposes again"
             )
         for node in nodes_of(graph, "Transpose"):
             as_reshape(graph, node, context)

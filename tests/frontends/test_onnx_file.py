@@ -12,6 +12,7 @@ import pytest
 from conftest import graph_from
 
 import graphopt
+import graphopt.zoo
 from graphopt.frontends import onnx_file
 from graphopt.oracle import Oracle
 

@@ -33,7 +33,9 @@ CANCELS = {
     "slice": around(
         "k = Slice (h, s, e, a)", ", int64[2] s = {0,1}, int64[2] e = {4,5}, int64[2] a = {-2,1}"
     ),
-    "slice_without_axes": around("k = Slice (h, s, e)", ", int64[3] s = {0,1,2}, int64[3] e = {9,5,4}"),
+    "slice_without_axes": around(
+        "k = Slice (h, s, e)", ", int64[3] s = {0,1,2}, int64[3] e = {9,5,4}"
+    ),
     "slice_with_steps": around(
         "k = Slice (h, s, e, a, p)",
         ", int64[1] s = {0}, int64[1] e = {4}, int64[1] a = {1}, int64[1] p = {2}",
@@ -102,6 +104,8 @@ CANCELS = {
         { t = Transpose <perm = [1,0]> (w)  y = Gemm <transB = 1> (x, t) }""",
     "matmul_is_gemm": """(float[2,3] x, float[4,3] w) => (float[2,4] y)
         { t = Transpose <perm = [1,0]> (w)  y = MatMul (x, t) }""",
+    "only_moves_ones_symbolic": """(float[N,1,M] x) => (float[1,N,M] y)
+        { y = Transpose <perm = [1,0,2]> (x) }""",
     "only_moves_ones": """(float[N,1,1,7] x) => (float[N,7,1,1] y)
         { y = Transpose <perm = [0,3,1,2]> (x) }""",
 }
@@ -111,12 +115,14 @@ REFUSALS = {
         f"""(float[N,4,6,5] x) => (float[N,4,6,5] y, float[N,120] z, float[N,120] v)
         {{ h = Transpose {BACK} (x)  r = Relu (h)  s = Sigmoid (r)  t = Transpose {TO} (s)
            y = Relu (t)  z = Flatten (r)  v = Flatten (s) }}""",
-        "read elsewhere",
+        "as many Transposes again",
     ),
 }
 
 LEFT_ALONE = {
-    "only_one": around("k = Relu (h)").replace(TO, "<perm = [0,2,3,1]>").replace("(t, v)", "(t, u)")
+    "only_one": around("k = Relu (h)")
+    .replace(TO, "<perm = [0,2,3,1]>")
+    .replace("(t, v)", "(t, u)")
     .replace("float[4,4,3,3] v", "float[4,6,3,3] u")
     .replace("h = Transpose <perm = [0,2,3,1]> (c)", "h = Exp (c)"),
     "output_after_relu": f"""(float[N,4,6,5] x) => (float[N,6,5,4] y)
@@ -126,14 +132,14 @@ LEFT_ALONE = {
     "operand_of_another_rank": f"""(float[N,4,6,5] x, float[5,4] z) => (float[N,4,6,5] y)
         {{ h = Transpose {BACK} (x)  r = Add (h, z)  y = Transpose {TO} (r) }}""",
     "computed_bounds": f"""(float[N,4,6,5] x, int64[1] s) => (float[?,?,?,?] y)
-        <int64[1] e = {{99}}>
-        {{ h = Transpose {BACK} (x)  r = Slice (h, s, e, s)  y = Transpose {TO} (r) }}""",
+        <int64[1] e = {{99}}, int64[1] a = {{1}}>
+        {{ h = Transpose {BACK} (x)  r = Slice (h, s, e, a)  y = Transpose {TO} (r) }}""",
     "matmul_of_rank_3": """(float[2,3,4] x, float[2,5,4] w) => (float[2,3,5] y)
         { t = Transpose <perm = [0,2,1]> (w)  y = MatMul (x, t) }""",
     "two_that_differ": """(float[2,2,2] x, float[2,2,2] z) => (float[2,2,2] y)
         { a = Transpose <perm = [0,2,1]> (x)  b = Transpose <perm = [1,0,2]> (z)  y = Add (a, b) }""",
-    "ones_and_two_unknown": """(float[N,1,M] x) => (float[1,N,M] y)
-        { y = Transpose <perm = [1,0,2]> (x) }""",
+    "ones_and_two_unknown": """(float[1,N,M] x) => (float[N,M,1] y)
+        { y = Transpose <perm = [1,2,0]> (x) }""",
 }
 
 

@@ -1,0 +1,1 @@
+"""Comparisons with other tools, measured in one run. Each module is a command that prints a table."""
