@@ -104,20 +104,30 @@ class Oracle:
 
     def check(self, graph: Graph, rtol: float) -> Verdict:
         """Compares `graph` with the reference; raises RunError when it cannot run."""
+        return self.compare(self.run(graph), rtol)
+
+    def run(self, graph: Graph) -> list[Outputs]:
+        """The outputs of `graph` for every sample; raises RunError when it cannot run."""
         runner = self._open(graph)
+        return [runner.run(s.feeds) for s in self.samples]
+
+    def compare(self, outputs: Sequence[Outputs], rtol: float) -> Verdict:
+        """Compares outputs with the reference's, sample by sample; the worst one is the verdict."""
         verdicts: list[Verdict] = []
-        for sample in self.samples:
+        for sample, found in zip(self.samples, outputs, strict=True):
             tolerance = max(rtol, min(NOISE_FACTOR * sample.noise, sample.cap))
-            errors = errors_of(sample.expected, runner.run(sample.feeds))
+            errors = errors_of(sample.expected, found)
             verdicts += [Verdict(e, tolerance, n, sample.recipe) for n, e in errors.items()]
         return max(verdicts, key=lambda v: (not v.passed, v.error))
 
-    def adopt(self, graph: Graph) -> Oracle:
-        """The same samples with `graph` as the reference (after a pass that means to change it)."""
-        runner = self._open(graph)
+    def expecting(self, outputs: Sequence[Outputs]) -> Oracle:
+        """The same samples with other outputs as the reference."""
         twin = object.__new__(Oracle)
         twin.executor = self.executor
-        twin.samples = [dataclasses.replace(s, expected=runner.run(s.feeds)) for s in self.samples]
+        twin.samples = [
+            dataclasses.replace(s, expected=found)
+            for s, found in zip(self.samples, outputs, strict=True)
+        ]
         return twin
 
     def _open(self, graph: Graph) -> Runner:

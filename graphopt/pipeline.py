@@ -8,19 +8,19 @@ goes on, or stops with `strict`.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from graphopt.errors import GraphError, PassError, RunError, UsageError
 from graphopt.ir.cost import Cost, cost_of
-from graphopt.ir.graph import Graph, sweep
-from graphopt.ir.proto import to_proto
+from graphopt.ir.graph import Constant, Graph, Tensor, sweep
 from graphopt.ir.shapes import infer_shapes
 from graphopt.ir.verify import verify
 from graphopt.oracle import Oracle, Verdict, departure
 from graphopt.pass_base import Changes, Context, Note, Pass
+from graphopt.runtime.run import Outputs
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,15 @@ class Pipeline:
             strict: raise PassError at the first pass that breaks its contract.
             progress: called with a pass's name before it runs.
         """
-        current, judge = graph.copy(), oracle
+        bench = _Workbench(graph.copy(), oracle)
         results: list[PassResult] = []
         for each in self.passes:
             progress(each.name)
-            step = _Step(each, current, judge, seed)
-            results.append(step.result)
-            if strict and step.result.status == "rolled-back":
-                raise PassError(f"pass {each.name!r} {step.result.detail}")
-            current, judge = step.graph, step.judge
-        return Outcome(current, tuple(results), self._final(current, oracle))
+            result = _Step(each, bench, seed).result
+            results.append(result)
+            if strict and result.status == "rolled-back":
+                raise PassError(f"pass {each.name!r} {result.detail}")
+        return Outcome(bench.graph, tuple(results), self._final(bench.graph, oracle))
 
     def _final(self, graph: Graph, oracle: Oracle | None) -> Verdict | None:
         if oracle is None or any(isinstance(p.numerics, Changes) for p in self.passes):
@@ -121,16 +120,39 @@ class _BrokenContractError(Exception):
     """A pass broke its contract; the text continues "pass X ..."."""
 
 
+class _Workbench:
+    """The current graph, what it costs, a judge of the next one, and a copy for the next pass."""
+
+    def __init__(self, graph: Graph, judge: Oracle | None) -> None:
+        self.judge = judge
+        self.accept(graph, judge)
+
+    def accept(self, graph: Graph, judge: Oracle | None) -> None:
+        """Makes `graph` the current one."""
+        self.graph, self.judge = graph, judge
+        self.cost, self.state = cost_of(graph), state_of(graph)
+        self._copy: Graph | None = None
+
+    def copy(self) -> Graph:
+        """A copy to edit; a pass that left its copy as it was hands it on to the next."""
+        copy = self.graph.copy() if self._copy is None else self._copy
+        self._copy = None
+        return copy
+
+    def hand_back(self, copy: Graph) -> None:
+        """Takes back a copy that was not changed."""
+        self._copy = copy
+
+
 class _Step:
     """One pass on one graph: run, check, keep or roll back."""
 
-    def __init__(self, each: Pass, graph: Graph, judge: Oracle | None, seed: int) -> None:
-        self._pass, self._before, self._judge = each, graph, judge
+    def __init__(self, each: Pass, bench: _Workbench, seed: int) -> None:
+        self._pass, self._bench = each, bench
         self._context = Context(seed=seed)
         self._verdict: Verdict | None = None
-        self.graph, self.judge = graph, judge
-        started = time.process_time()
-        after = graph.copy()
+        before, started = bench.cost, time.process_time()
+        after = bench.copy()
         status, detail = "unchanged", ""
         ran = started
         try:
@@ -138,11 +160,13 @@ class _Step:
             ran = time.process_time()
             if self._changed(after):
                 status, detail = self._check(after)
-                self.graph = after
+            else:
+                bench.hand_back(after)
         except _BrokenContractError as broken:
             ran = max(ran, started)
             status, detail = "rolled-back", str(broken)
-        self.result = self._row(status, detail, ran - started, time.process_time() - ran)
+        seconds, verify_seconds = ran - started, time.process_time() - ran
+        self.result = self._row(status, detail, before, seconds, verify_seconds)
 
     def _edit(self, after: Graph) -> None:
         try:
@@ -152,47 +176,53 @@ class _Step:
             raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
 
     def _changed(self, after: Graph) -> bool:
-        changed = fingerprint(self._before) != fingerprint(after)
+        changed = state_of(after) != self._bench.state
         if changed and not self._context.rewrites:
             raise _BrokenContractError("changed the graph without logging a rewrite")
         return changed
 
     def _check(self, after: Graph) -> tuple[str, str]:
+        """Accepts the graph, or raises what is wrong with it."""
         infer_shapes(after)
         try:
             verify(after)
         except GraphError as error:
             raise _BrokenContractError(f"left an invalid graph: {error}") from error
-        if self._judge is None:
+        judge = self._bench.judge
+        if judge is None:
+            self._bench.accept(after, None)
             return "unverified", "no oracle"
-        numerics = self._pass.numerics
         try:
-            if isinstance(numerics, Changes):
-                self.judge = self._judge.adopt(after)
-                return "verified", "runs; changes the outputs as declared"
-            self._verdict = self._judge.check(after, numerics.rtol)
+            outputs = judge.run(after)
         except RunError as error:
             raise _BrokenContractError(f"left a graph that does not run: {error}") from error
-        if not self._verdict.passed:
-            raise _BrokenContractError(f"broke its contract {numerics}: {self._located(after)}")
-        return "verified", str(self._verdict)
+        detail = self._judged(judge, outputs, after)
+        # The next pass is compared with this graph: each answers for its own error only.
+        self._bench.accept(after, judge.expecting(outputs))
+        return "verified", detail
 
-    def _located(self, after: Graph) -> Verdict:
-        assert self._judge is not None
-        assert self._verdict is not None
-        v = self._verdict
-        sample = next(s for s in self._judge.samples if s.recipe == v.sample)
-        where = departure(self._before, after, sample, v.tolerance)
-        return Verdict(v.error, v.tolerance, v.output, v.sample, where)
+    def _judged(self, judge: Oracle, outputs: list[Outputs], after: Graph) -> str:
+        numerics = self._pass.numerics
+        if isinstance(numerics, Changes):
+            return "runs; changes the outputs as declared"
+        self._verdict = judge.compare(outputs, numerics.rtol)
+        if self._verdict.passed:
+            return str(self._verdict)
+        sample = next(s for s in judge.samples if s.recipe == self._verdict.sample)
+        where = departure(self._bench.graph, after, sample, self._verdict.tolerance)
+        located = dataclasses.replace(self._verdict, departs_at=where)
+        raise _BrokenContractError(f"broke its contract {numerics}: {located}")
 
-    def _row(self, status: str, detail: str, seconds: float, verify_seconds: float) -> PassResult:
+    def _row(
+        self, status: str, detail: str, before: Cost, seconds: float, verify_seconds: float
+    ) -> PassResult:
         rolled_back = status == "rolled-back"
         return PassResult(
             name=self._pass.name,
             text=str(self._pass),
             numerics=str(self._pass.numerics),
-            before=cost_of(self._before),
-            after=cost_of(self.graph),
+            before=before,
+            after=self._bench.cost,
             rewrites=() if rolled_back else tuple(self._context.rewrites),
             refusals=tuple(self._context.refusals),
             seconds=seconds,
@@ -204,10 +234,23 @@ class _Step:
         )
 
 
-def fingerprint(graph: Graph) -> str:
-    """A hash of the structure and of which arrays the constants hold (not of what is in them)."""
-    model, arrays = to_proto(graph, hollow=True)
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for name in sorted(arrays):
-        digest.update(f"{name}:{id(arrays[name])};".encode())
-    return digest.hexdigest()
+def state_of(graph: Graph) -> tuple[object, ...]:
+    """What a graph is: its structure, and which arrays its constants hold (not what is in them)."""
+    nodes = tuple(
+        (
+            n.op,
+            n.domain,
+            n.name,
+            repr(n.attrs),
+            tuple(_tensor_state(t) for t in n.inputs),
+            tuple(t.name for t in n.outputs),
+        )
+        for n in graph.nodes
+    )
+    boundary = tuple((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
+    return nodes, boundary
+
+
+def _tensor_state(tensor: Tensor) -> tuple[object, ...]:
+    values = tensor.values if isinstance(tensor, Constant) else None
+    return tensor.name, id(values) if values is not None else None

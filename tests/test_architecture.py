@@ -56,7 +56,7 @@ ALLOWED = {
     "runtime": {"errors", "ir"},
     "frontends": {"errors", "ir", "runtime"},
     "oracle": {"errors", "ir", "runtime"},
-    "pipeline": {"errors", "ir", "pass_base", "oracle"},
+    "pipeline": {"errors", "ir", "pass_base", "oracle", "runtime"},
     "registry": {"errors", "pass_base"},
     "zoo": {"errors", "frontends"},
     "report": {"__init__", "errors", "ir", "optimize", "pipeline"},

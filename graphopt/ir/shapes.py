@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from graphopt.ir.graph import Graph, Variable
+from graphopt.ir.graph import Graph, Variable, input_value, nodes_of
 from graphopt.ir.proto import to_proto
 
 
@@ -20,8 +20,14 @@ def infer_shapes(graph: Graph) -> None:
     them known. Inference is a courtesy: a graph it cannot handle keeps the shapes it had.
     """
     _forget_made_up_sizes(graph)
+    while _infer_once(graph) and _keep_unscaled_sizes(graph):
+        _forget_made_up_sizes(graph)  # what depends on the sizes just found
+
+
+def _infer_once(graph: Graph) -> bool:
+    """One round of onnx's inference; False when nothing was missing."""
     if all(_known(t) for n in graph.nodes for t in n.outputs if isinstance(t, Variable)):
-        return
+        return False
     model, _ = to_proto(graph, hollow=True)
     inferred = infer_proto(model)
     found = {v.name: v.type.tensor_type for v in _value_infos(inferred) if _is_tensor(v)}
@@ -29,6 +35,24 @@ def infer_shapes(graph: Graph) -> None:
         for tensor in node.outputs:
             if isinstance(tensor, Variable) and tensor.name in found:
                 _fill(tensor, found[tensor.name])
+    return True
+
+
+def _keep_unscaled_sizes(graph: Graph) -> bool:
+    """A Resize by 1 along an axis keeps its size, a symbolic batch above all; onnx forgets that."""
+    changed = False
+    for node in nodes_of(graph, "Resize"):
+        scales, before, out = input_value(node, 2), node.inputs[0].shape, node.outputs[0]
+        if scales is None or before is None or out.shape is None or len(scales) != len(before):
+            continue
+        sizes = [b if s == 1 else d for s, b, d in zip(scales, before, out.shape, strict=True)]
+        if sizes != list(out.shape) and not any(_is_made_up(d) for d in before):
+            out.shape, changed = sizes, True
+    return changed
+
+
+def _is_made_up(dim: object) -> bool:
+    return dim is None or str(dim).startswith(_MADE_UP)
 
 
 def _forget_made_up_sizes(graph: Graph) -> None:
