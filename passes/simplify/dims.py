@@ -242,16 +242,6 @@ def same_dims(a: Dims, b: Dims) -> bool:
     return counted and not (isinstance(a[odd], int) and isinstance(b[odd], int))
 
 
-def forget_invented(graph: Graph) -> None:
-    """Clears the dimensions whose names occur in no input or output of the model.
-
-    Shape inference made them up; the next one may find out what they are.
-    """
-    declared = {d for t in [*graph.inputs, *graph.outputs] for d in t.shape or [] if d is not None}
-    for tensor in (t for node in graph.nodes for t in node.outputs if t.shape is not None):
-        tensor.shape = [d if isinstance(d, int) or d in declared else None for d in tensor.shape]
-
-
 def dropped_ones(longer: Dims, shorter: Dims) -> list[int] | None:
     """The axes of size 1 whose removal turns one shape into the other, or None."""
     dropped: list[int] = []

@@ -25,7 +25,7 @@ from graphopt.ir.graph import (
 )
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Context, Exact, Pass
-from graphopt.passes.simplify.dims import Elements, Values, forget_invented
+from graphopt.passes.simplify.dims import Elements, Values
 
 _ROUNDS = 8  # each needs a shape that the one before made known: depth of the model's heads
 
@@ -49,7 +49,6 @@ class FoldShapes(Pass):
                 if node.outputs:
                     fold(graph, node, elements, context)
             sweep(graph)  # inference gives up on a graph with disconnected nodes
-            forget_invented(graph)
             infer_shapes(graph)
 
 

@@ -19,6 +19,7 @@ from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
 from graphopt.ir.text import to_text
 from graphopt.pass_base import Close, Context, Pass
 
+_MAX_ROUNDS = 5
 _SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
 
 # onnxscript's rules by their public names. Left out: BatchNormalization folding; Flatten -> Reshape,
@@ -74,11 +75,12 @@ def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.Mod
     for name, value in twin.graph.initializers.items():
         if name in arrays:
             value.const_value = ir.Tensor(arrays[name], name=name)
-    rewritten = True
-    while rewritten:  # another round folds what the rules opened
+    for _ in range(_MAX_ROUNDS):
         fold_constants_ir(twin, onnx_shape_inference=True, should_fold=_should_fold)
         rewritten = RewritePass(rules)(twin).modified
         passes.RemoveUnusedNodesPass()(twin)
+        if not rewritten:
+            break  # else another round folds what the rules opened
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(twin)
     passes.CommonSubexpressionEliminationPass()(twin)
     passes.OutputFixPass()(twin)

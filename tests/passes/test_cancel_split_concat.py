@@ -57,6 +57,9 @@ LEFT_ALONE = {
     "one_missing": """(float[N,6] x) => (float[N,4] y, float[N,2] v)
         { a, b, c = Split <axis = 1, num_outputs = 3> (x)  y = Concat <axis = 1> (a, b)
           v = Relu (c) }""",
+    "skips_a_piece": """(float[N,6] x) => (float[N,4] y, float[N,2] v)
+        { a, b, c = Split <axis = 1, num_outputs = 3> (x)  y = Concat <axis = 1> (a, c)
+          v = Relu (b) }""",
     "other_axis": """(float[2,2] x) => (float[4,1] y)
         { a, b = Split <axis = 1, num_outputs = 2> (x)  y = Concat <axis = 0> (a, b) }""",
     "slices_with_steps": """(float[N,6] x) => (float[N,6] y)

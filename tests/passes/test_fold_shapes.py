@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import run_pass
+
 from graphopt.passes.simplify.dims import dropped_ones, quotient, same_dims
 
 FOLDS = {
