@@ -151,22 +151,18 @@ class _Step:
         self._pass, self._bench = each, bench
         self._context = Context(seed=seed)
         self._verdict: Verdict | None = None
-        before, started = bench.cost, time.process_time()
-        after = bench.copy()
+        self._started = self._edited = time.process_time()
+        before, after = bench.cost, bench.copy()
         status, detail = "unchanged", ""
-        ran = started
         try:
             self._edit(after)
-            ran = time.process_time()
             if self._changed(after):
                 status, detail = self._check(after)
             else:
                 bench.hand_back(after)
         except _BrokenContractError as broken:
-            ran = max(ran, started)
             status, detail = "rolled-back", str(broken)
-        seconds, verify_seconds = ran - started, time.process_time() - ran
-        self.result = self._row(status, detail, before, seconds, verify_seconds)
+        self.result = self._row(status, detail, before)
 
     def _edit(self, after: Graph) -> None:
         try:
@@ -174,6 +170,8 @@ class _Step:
             sweep(after)
         except Exception as error:  # a user's pass may raise anything; the run has to survive it
             raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
+        finally:
+            self._edited = time.process_time()
 
     def _changed(self, after: Graph) -> bool:
         changed = state_of(after) != self._bench.state
@@ -213,20 +211,17 @@ class _Step:
         located = dataclasses.replace(self._verdict, departs_at=where)
         raise _BrokenContractError(f"broke its contract {numerics}: {located}")
 
-    def _row(
-        self, status: str, detail: str, before: Cost, seconds: float, verify_seconds: float
-    ) -> PassResult:
-        rolled_back = status == "rolled-back"
+    def _row(self, status: str, detail: str, before: Cost) -> PassResult:
         return PassResult(
             name=self._pass.name,
             text=str(self._pass),
             numerics=str(self._pass.numerics),
             before=before,
             after=self._bench.cost,
-            rewrites=() if rolled_back else tuple(self._context.rewrites),
+            rewrites=tuple(self._context.rewrites),
             refusals=tuple(self._context.refusals),
-            seconds=seconds,
-            verify_seconds=verify_seconds,
+            seconds=self._edited - self._started,
+            verify_seconds=time.process_time() - self._edited,
             status=status,
             detail=detail,
             error=self._verdict.error if self._verdict else None,
@@ -241,7 +236,7 @@ def state_of(graph: Graph) -> tuple[object, ...]:
             n.op,
             n.domain,
             n.name,
-            repr(n.attrs),
+            repr(sorted(n.attrs.items(), key=lambda item: item[0])),
             tuple(_tensor_state(t) for t in n.inputs),
             tuple(t.name for t in n.outputs),
         )

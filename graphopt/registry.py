@@ -69,6 +69,7 @@ DEFAULT: tuple[str, ...] = (
     "fuse-pad",
     "merge-parallel-convs",
     "fuse-conv-conv",
+    "merge-sibling-convs",
     # What is left between.
     "merge-clips",
     "merge-scalar-arithmetic",

@@ -18,8 +18,8 @@ def test_text() -> None:
 
 
 def test_text_round_trip() -> None:
-    assert str(MergeSiblingConvs(max_channels=8)) == "merge-sibling-convs{max-channels=8}"
-    assert parse_passes(str(MergeSiblingConvs(max_channels=8))) == [MergeSiblingConvs(max_channels=8)]
+    assert str(MergeSiblingConvs(max_channels=12)) == "merge-sibling-convs{max-channels=12}"
+    assert parse_passes(str(MergeSiblingConvs(max_channels=12))) == [MergeSiblingConvs(max_channels=12)]
 
 
 def test_default_stands_for_the_default_pipeline() -> None:

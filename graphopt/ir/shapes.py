@@ -19,9 +19,11 @@ def infer_shapes(graph: Graph) -> None:
     Sizes that onnx made up names for (`unk__3`) are inferred anew, since a rewrite may have made
     them known. Inference is a courtesy: a graph it cannot handle keeps the shapes it had.
     """
-    _forget_made_up_sizes(graph)
-    while _infer_once(graph) and _keep_unscaled_sizes(graph):
-        _forget_made_up_sizes(graph)  # what depends on the sizes just found
+    # Every Resize may hide the sizes of all that follows, the next Resize among it.
+    for _ in range(1 + len(list(nodes_of(graph, "Resize")))):
+        _forget_made_up_sizes(graph)
+        if not (_infer_once(graph) and _keep_unscaled_sizes(graph)):
+            break
 
 
 def _infer_once(graph: Graph) -> bool:

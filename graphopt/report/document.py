@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from graphopt.optimize import Optimized, Snapshot
 from graphopt.pipeline import PassResult
 
 SCHEMA = 1
+_INFINITE = 1e308
 
 Document = dict[str, Any]
 
@@ -47,8 +49,18 @@ def document(run: Optimized) -> Document:
 
 
 def to_json(content: Document) -> str:
-    """The document as JSON text."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """The document as JSON text; an infinite error, which JSON cannot hold, becomes 1e308."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _INFINITE
+    return value
 
 
 def histogram(layers: Iterable[NodeCost]) -> dict[str, int]:
