@@ -53,13 +53,22 @@ PASSES: dict[str, str | type[Pass]] = {
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
 DEFAULT: tuple[str, ...] = (
-    # Commodity first: constants hide most spellings.
+    # Commodity first: constants hide most spellings. Shapes that became known make constants, and
+    # constants make shapes known, so both run twice; without anything to do they cost nothing.
+    "fold-shapes",
     "simplify",
+    "fold-shapes",
+    # Less moving about.
     "merge-casts",
     "merge-slices",
-    # Say what is meant: one operator for what exporters spell out.
     "fuse-focus-conv",
     "recompose-space-to-depth",
+    "cancel-split-concat",
+    "sink-transposes",
+    "merge-reshapes",
+    "flatten-concat",
+    "simplify",
+    # Say what is meant: one operator for what exporters spell out.
     "recompose-norms",
     "recompose-activations",
     # Into the weights.

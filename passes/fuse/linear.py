@@ -3,7 +3,8 @@
     scale * linear(x, w, b) + shift == linear(x, scale_out(w), scale * b + shift)
 
 One place knows each operator's weight layout, so that every folding pass is right for all of them.
-The arithmetic is done in float64 and rounded once.
+Scales and biases are computed in float64; weights are multiplied in their own precision (float16 in
+float32), because widening millions of them costs more than all other work of a pass.
 """
 
 from __future__ import annotations
@@ -63,7 +64,11 @@ def scale_outputs(graph: Graph, linear: Node, scale: Array, shift: Array) -> Non
     new_weight = scaled_weight(linear, weight.values, np.asarray(scale, np.float64))
     bias = bias_of(linear) * scale + shift
     # New constants, never edited ones: arrays are shared with the graph this one was copied from.
-    set_input(linear, 1, add_constant(graph, weight.name, new_weight.astype(weight.values.dtype)))
+    set_input(
+        linear,
+        1,
+        add_constant(graph, weight.name, new_weight.astype(weight.values.dtype, copy=False)),
+    )
     if linear.op != "MatMul" or bias.any():
         set_bias(graph, linear, bias)
 
@@ -80,8 +85,9 @@ def set_bias(graph: Graph, linear: Node, bias: Array) -> None:
 
 
 def scaled_weight(linear: Node, weight: Array, scale: Array) -> Array:
-    """The weight with every output channel multiplied by its scale (float64)."""
-    wide = weight.astype(np.float64)
+    """The weight with every output channel multiplied by its scale, in float32 or wider."""
+    wide = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
+    scale = scale.astype(wide.dtype)
     if linear.op == "ConvTranspose":
         # (in, out/group, k...): group g owns rows g*in/group.. and scales g*out/group..
         groups = int(linear.attrs.get("group", 1))

@@ -14,12 +14,18 @@ from typing import Any, ClassVar
 
 import onnx
 
-from graphopt.ir.graph import Constant, Graph, set_input
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, set_input
 from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
 from graphopt.ir.text import to_text
 from graphopt.pass_base import Close, Context, Pass
+from graphopt.passes.fuse.linear import LINEAR_OPS
 
 _MAX_ROUNDS = 5
+# Operators that onnxscript's folding or one of the rules below may do something about.
+_CANDIDATES = frozenset(
+    "Shape Size Dropout Expand CastLike ScatterND ConstantOfShape Constant Identity Range "
+    "SequenceAt SequenceConstruct SplitToSequence ConcatFromSequence".split()
+)
 _SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
 
 # onnxscript's rules by their public names. Left out: BatchNormalization folding; Flatten -> Reshape,
@@ -30,7 +36,6 @@ _RULES = (
     "cast_constant_of_shape_without_value_rule",
     "dropout_inference_rule",
     "dropout_zero_rule",
-    "materialize_reshape_shape_rule",
     "no_op_dynamic_scatter_nd_rule",
     "no_op_expand_rule",
     "no_op_static_scatter_nd_rule",
@@ -38,7 +43,6 @@ _RULES = (
     "remove_optional_bias_from_conv_rule",
     "remove_optional_bias_from_conv_transpose_rule",
     "remove_optional_bias_from_gemm_rule",
-    "slice_split_rule",
     "two_reshapes_matmul_reshape_rule",
 )
 
@@ -51,6 +55,8 @@ class Simplify(Pass):
     numerics: ClassVar[Close] = Close(rtol=1e-5)  # onnx.reference folds with other kernels
 
     def run(self, graph: Graph, context: Context) -> None:
+        if not has_work(graph):
+            return
         before, text = Counter(n.op for n in graph.nodes), to_text(graph)
         _share_small_constants(graph)
         model, arrays = to_proto(graph, hollow=True)
@@ -61,6 +67,28 @@ class Simplify(Pass):
         _replace_contents(graph, new)
         after = Counter(n.op for n in graph.nodes)
         context.rewrote("graph", _difference(before, after) or "the same operators, rewired")
+
+
+def has_work(graph: Graph) -> bool:
+    """Whether anything could fold, repeat or be removed: a look that costs far less than trying."""
+    seen: set[object] = set()
+    for node in graph.nodes:
+        if node.op in _CANDIDATES or next(node.subgraphs(), None) is not None:
+            return True
+        if node.inputs and all(isinstance(t, Constant) or t.is_empty() for t in node.inputs):
+            return True
+        if node.op in LINEAR_OPS and _adds_zeros(node):
+            return True
+        twin = (node.op, node.domain, repr(node.attrs), *(_identity(t) for t in node.inputs))
+        if twin in seen:
+            return True
+        seen.add(twin)
+    return False
+
+
+def _adds_zeros(linear: Node) -> bool:
+    bias = input_value(linear, 2)
+    return bias is not None and not bias.any()
 
 
 def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.ModelProto, Any]:
@@ -114,17 +142,20 @@ def _hollow_again(twin: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
 
 def _share_small_constants(graph: Graph) -> None:
     """Equal integer constants and equal scalars become one, so that equal nodes are seen as equal."""
-    first: dict[Any, Any] = {}
+    first: dict[object, Tensor] = {}
     for node in graph.nodes:
         for i, tensor in enumerate(node.inputs):
-            if not isinstance(tensor, Constant) or tensor.values.size > _SMALL:
-                continue
-            values = tensor.values
-            if values.dtype.kind not in "iub" and values.size != 1:
-                continue
-            same = first.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
+            same = first.setdefault(_identity(tensor), tensor)
             if same is not tensor:
                 set_input(node, i, same)
+
+
+def _identity(tensor: Tensor) -> object:
+    """Equal for tensors that may be taken for one another: itself, or a small constant's value."""
+    values = tensor.values if isinstance(tensor, Constant) else None
+    if values is None or values.size > _SMALL or (values.dtype.kind not in "iub" and values.size > 1):
+        return id(tensor)
+    return str(values.dtype), values.shape, values.tobytes()
 
 
 def _replace_contents(graph: Graph, new: Graph) -> None:
