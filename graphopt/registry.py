@@ -27,28 +27,29 @@ from graphopt.pass_base import Pass
 _SIMPLIFY = "graphopt.passes.simplify"
 _FUSE = "graphopt.passes.fuse"
 
+# In the order of the default pipeline, which is also how they are listed.
 PASSES: dict[str, str | type[Pass]] = {
+    "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "simplify": f"{_SIMPLIFY}.simplify:Simplify",
+    "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
+    "merge-slices": f"{_SIMPLIFY}.merge_slices:MergeSlices",
+    "fuse-focus-conv": f"{_SIMPLIFY}.fuse_focus_conv:FuseFocusConv",
+    "recompose-space-to-depth": f"{_SIMPLIFY}.recompose_space_to_depth:RecomposeSpaceToDepth",
+    "cancel-split-concat": f"{_SIMPLIFY}.cancel_split_concat:CancelSplitConcat",
+    "sink-transposes": f"{_SIMPLIFY}.sink_transposes:SinkTransposes",
+    "merge-reshapes": f"{_SIMPLIFY}.merge_reshapes:MergeReshapes",
+    "flatten-concat": f"{_SIMPLIFY}.flatten_concat:FlattenConcat",
+    "recompose-norms": f"{_SIMPLIFY}.recompose_norms:RecomposeNorms",
+    "recompose-activations": f"{_SIMPLIFY}.recompose_activations:RecomposeActivations",
     "fuse-conv-bn": f"{_FUSE}.fuse_conv_bn:FuseConvBn",
     "fuse-conv-affine": f"{_FUSE}.fuse_conv_affine:FuseConvAffine",
     "fuse-affine-conv": f"{_FUSE}.fuse_affine_conv:FuseAffineConv",
     "fuse-pad": f"{_FUSE}.fuse_pad:FusePad",
-    "fuse-conv-conv": f"{_FUSE}.fuse_conv_conv:FuseConvConv",
     "merge-parallel-convs": f"{_FUSE}.merge_parallel_convs:MergeParallelConvs",
+    "fuse-conv-conv": f"{_FUSE}.fuse_conv_conv:FuseConvConv",
     "merge-sibling-convs": f"{_FUSE}.merge_sibling_convs:MergeSiblingConvs",
-    "recompose-activations": f"{_SIMPLIFY}.recompose_activations:RecomposeActivations",
-    "recompose-space-to-depth": f"{_SIMPLIFY}.recompose_space_to_depth:RecomposeSpaceToDepth",
-    "fuse-focus-conv": f"{_SIMPLIFY}.fuse_focus_conv:FuseFocusConv",
-    "recompose-norms": f"{_SIMPLIFY}.recompose_norms:RecomposeNorms",
-    "merge-slices": f"{_SIMPLIFY}.merge_slices:MergeSlices",
     "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
-    "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
-    "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
-    "merge-reshapes": f"{_SIMPLIFY}.merge_reshapes:MergeReshapes",
-    "sink-transposes": f"{_SIMPLIFY}.sink_transposes:SinkTransposes",
-    "flatten-concat": f"{_SIMPLIFY}.flatten_concat:FlattenConcat",
-    "cancel-split-concat": f"{_SIMPLIFY}.cancel_split_concat:CancelSplitConcat",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
