@@ -32,6 +32,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "simplify": f"{_SIMPLIFY}.simplify:Simplify",
     "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
+    "merge-movement": f"{_SIMPLIFY}.merge_movement:MergeMovement",
     "merge-slices": f"{_SIMPLIFY}.merge_slices:MergeSlices",
     "fuse-focus-conv": f"{_SIMPLIFY}.fuse_focus_conv:FuseFocusConv",
     "recompose-space-to-depth": f"{_SIMPLIFY}.recompose_space_to_depth:RecomposeSpaceToDepth",
@@ -61,6 +62,7 @@ DEFAULT: tuple[str, ...] = (
     "fold-shapes",
     # Less moving about.
     "merge-casts",
+    "merge-movement",
     "merge-slices",
     "fuse-focus-conv",
     "recompose-space-to-depth",

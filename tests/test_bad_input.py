@@ -16,6 +16,7 @@ from conftest import graph_from
 
 import graphopt
 from graphopt.errors import LoadError, SaveError
+from graphopt.runtime.run import open_graph
 
 CONV = "(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,1,1] w> { c = Conv (x, w)  y = Relu (c) }"
 
@@ -177,6 +178,52 @@ def test_external_data_through_a_link_out_of_the_folder(tmp_path: Path) -> None:
         graphopt.load(_external(inner, "w.bin"))
 
 
+def _in_a_branch(folder: Path, location: str) -> Path:
+    """A model whose branches keep a weight each: an initializer in a file, and a Constant there."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]> g (float[4] x, bool p) => (float[4] y) {
+        y = If (p) <then_branch = t () => (float[4] a) <float[4] w = {0,0,0,0}> { a = Add (x, w) },
+        else_branch = e () => (float[4] b) { k = Constant <value = float[4] {0,0,0,0}> () b = Mul (x, k) }> }"""
+    )
+    yes, no = (a.g for a in proto.graph.node[0].attribute)
+    for tensor in (yes.initializer[0], no.node[0].attribute[0].t):
+        tensor.ClearField("float_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    return _write(folder / "m.onnx", proto.SerializeToString())
+
+
+def test_external_data_of_a_subgraph(tmp_path: Path) -> None:
+    _write(tmp_path / "w.bin", np.arange(4, dtype=np.float32).tobytes())
+    graph = graphopt.load(_in_a_branch(tmp_path, "w.bin"))
+    runner = open_graph(graph)
+    for flag, expected in ((True, [1, 2, 3, 4]), (False, [0, 1, 2, 3])):
+        feeds = {"x": np.ones(4, np.float32), "p": np.array(flag)}
+        np.testing.assert_array_equal(runner.run(feeds)["y"], expected)
+
+
+def test_external_data_of_a_subgraph_outside_the_folder(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    _write(tmp_path / "secret", b"\0" * 16)
+    with pytest.raises(LoadError, match="outside the model's folder"):
+        graphopt.load(_in_a_branch(inner, "../secret"))
+
+
+def test_a_model_that_draws_random_numbers_is_named_as_such(tmp_path: Path) -> None:
+    text = "(float[4] x) => (float[4] y) { r = RandomNormalLike (x)  y = Add (x, r) }"
+    graphopt.save(graph_from(text), tmp_path / "m.onnx")
+    line = fails(tmp_path, "optimize", tmp_path / "m.onnx", code=3)
+    assert "RandomNormalLike 'RandomNormalLike_r' draws random numbers" in line
+    assert "--no-verify" in line
+
+
+def test_a_negative_seed_is_a_usage_error(model: Path) -> None:
+    done = run("optimize", model, "--seed", "-1")
+    assert done.returncode == 2
+    assert "--seed" in done.stderr
+
+
 def test_an_unknown_domain_is_kept_untouched_but_not_proven(tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 18, "my.ops": 3]> g (float[4] x) => (float[4] y)'
@@ -258,6 +305,13 @@ def test_a_result_onnx_runtime_cannot_load_replaces_nothing(tmp_path: Path) -> N
     with pytest.raises(SaveError, match="does not load"):
         graphopt.save(graph, target)
     assert target.read_bytes() == b"what was there before"
+
+
+def test_output_is_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SaveError, match="no regular file"):
+        graphopt.save(graph_from(CONV), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_output_may_replace_the_input(model: Path) -> None:

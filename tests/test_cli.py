@@ -175,3 +175,29 @@ def test_a_closed_pipe_is_no_error(model: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "FAILED" not in done.stderr
+
+
+def _saved(folder: Path, name: str, text: str) -> Path:
+    graphopt.save(graph_from(text), folder / name)
+    return folder / name
+
+
+def test_compare_says_which_shapes_and_outputs_are_not_the_same(tmp_path: Path) -> None:
+    a = _saved(tmp_path, "a.onnx", "(float[1,4] x) => (float[1,4] y) { y = Relu (x) }")
+    wide = _saved(tmp_path, "b.onnx", "(float[1,8] x) => (float[1,8] y) { y = Relu (x) }")
+    named = _saved(tmp_path, "c.onnx", "(float[1,4] x) => (float[1,4] z) { z = Relu (x) }")
+    done = run("compare", a, wide)
+    assert done.returncode == 2
+    assert f"input 'x' is [1, 4] in {a} and [1, 8] in {wide}" in done.stderr
+    done = run("compare", a, named)
+    assert done.returncode == 2
+    assert f"{a} has the outputs ['y'], {named} has ['z']" in done.stderr
+    assert run("compare", a, _saved(tmp_path, "d.onnx", NET)).returncode == 2
+
+
+def test_compare_names_the_output_that_differs(tmp_path: Path) -> None:
+    a = _saved(tmp_path, "a.onnx", "(float[1,4] x) => (float[1,4] y) { y = Relu (x) }")
+    b = _saved(tmp_path, "b.onnx", "(float[1,4] x) => (float[1,4] y) { y = Abs (x) }")
+    done = run("compare", a, b)
+    assert done.returncode == 3
+    assert "at output 'y'" in done.stderr

@@ -132,3 +132,19 @@ def test_onnx_reference_steps_in() -> None:
         pytest.skip("this ONNX Runtime runs it")
     assert oracle.executor == "onnx.reference"
     assert oracle.check(graph, 0.0).passed
+
+
+def test_an_index_into_a_tensor_of_unknown_rank() -> None:
+    graph = graph_from(
+        """(float[2,3] x, int64[k] i) => (float[a,b] y) <int64[2] shape = {2, 3}>
+        { s = Add (shape, shape)  t = Sub (s, shape)  r = Reshape (x, t)  y = Gather <axis = 1> (r, i) }"""
+    )
+    graph.nodes[-1].inputs[0].shape = None
+    with pytest.raises(RunError):
+        Oracle(graph)
+
+
+def test_a_type_nothing_can_be_drawn_for() -> None:
+    graph = graph_from("(bfloat16[4] x) => (bfloat16[4] y) { y = Abs (x) }")
+    with pytest.raises(RunError, match="bfloat16"):
+        Oracle(graph)

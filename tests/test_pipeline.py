@@ -15,6 +15,7 @@ from graphopt.ir.graph import Graph, add_constant, bypass, nodes_of, set_input
 from graphopt.oracle import Oracle
 from graphopt.pass_base import Changes, Close, Context, Exact, Numerics, Pass
 from graphopt.pipeline import Pipeline
+from graphopt.registry import default_passes
 
 NET = """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,1,1] w, float[4,1,1] s>
     { c = Conv (x, w)  r = Relu (c)  y = Mul (r, s) }"""
@@ -195,3 +196,26 @@ def test_a_users_pass_registers_in_three_lines() -> None:
     with pytest.raises(UsageError, match="registered already"):
         graphopt.register(type("Twin", (MeansToScale,), {}))
     del graphopt.registry.PASSES["means-to-scale"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Conv (r, w)  y = Conv (c, v)",
+        "c = Conv (r, w)  d = Conv (r, v)  y = Add (c, d)",
+        "c = Conv (r, w)  y = Add (c, r)",
+        "c = Mul (r, k)  y = Conv (c, w)",
+        "c = Conv (r, w)  y = Mul (c, k)",
+        "c = Pad (r, p)  y = Conv (c, w)",
+        "c = Conv (r, w)  d = Conv (r, v)  y = Concat <axis = 1> (c, d)",
+    ],
+)
+def test_unknown_ranks_break_no_pass(body: str) -> None:
+    graph = graph_from(
+        f"""(float[1,3,8,8] x, int64[k] s) => (float y)
+        <float[3,3,1,1] w, float[3,3,1,1] v, float[3,1,1] k, int64[8] p = {{0,0,1,1,0,0,1,1}}>
+        {{ r = Reshape (x, s)  {body} }}"""
+    )
+    outcome = Pipeline(default_passes()).run(graph)
+    broken = [f"{r.name} {r.detail}" for r in outcome.results if r.status == "rolled-back"]
+    assert not broken

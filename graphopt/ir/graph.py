@@ -34,6 +34,7 @@ class Graph(gs.Graph):
         super().__init__(*args, **kwargs)
         self.metadata = dict(metadata or {})
         self._names: set[str] | None = None
+        self._inner: dict[int, Node] | None = None
 
     def copy(self, tensor_map: Any = None) -> Graph:
         """A copy with its own nodes and tensors; constant values are shared."""
@@ -42,7 +43,7 @@ class Graph(gs.Graph):
         twin.metadata = dict(self.metadata)
         twin.producer_name = self.producer_name
         twin.producer_version = self.producer_version
-        twin._names = None
+        twin.forget_names()
         kinds = {name: t.type for name, t in self.tensors().items() if isinstance(t, Variable)}
         for name, tensor in twin.tensors().items():
             if isinstance(tensor, Variable):
@@ -60,9 +61,23 @@ class Graph(gs.Graph):
         self._names.add(name)
         return name
 
+    def is_inner(self, node: Node) -> bool:
+        """Whether `node` stands in a subgraph of If, Loop or Scan; passes leave those alone."""
+        if self._inner is None:
+            # The nodes are kept beside their ids: the id of one that is gone may be given out again.
+            self._inner = {id(n): n for n in _inner_nodes(self)}
+        return id(node) in self._inner
+
     def forget_names(self) -> None:
-        """Makes the next `fresh_name` look at the graph again (after an edit from outside)."""
-        self._names = None
+        """Makes `fresh_name` and `is_inner` look at the graph again (after an edit from outside)."""
+        self._names, self._inner = None, None
+
+
+def _inner_nodes(graph: gs.Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        for sub in node.subgraphs():
+            yield from sub.nodes
+            yield from _inner_nodes(sub)
 
 
 def _all_names(graph: gs.Graph) -> Iterator[str]:
@@ -114,11 +129,12 @@ def is_input(graph: gs.Graph, tensor: Tensor) -> bool:
     return any(t is tensor for t in graph.inputs)
 
 
-def sole_reader(graph: gs.Graph, tensor: Tensor) -> Node:
-    """The one node that reads `tensor` once and is the only one to see it, else None."""
+def sole_reader(graph: Graph, tensor: Tensor) -> Node:
+    """The one node of the main graph that reads `tensor` once and alone sees it, else None."""
     if len(tensor.outputs) != 1 or is_output(graph, tensor):
         return None
-    return tensor.outputs[0]
+    reader = tensor.outputs[0]
+    return None if graph.is_inner(reader) else reader
 
 
 def input_of(node: Node, index: int) -> Tensor | None:

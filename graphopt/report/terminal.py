@@ -34,7 +34,7 @@ def print_optimized(out: Console, report: Document) -> None:
         "pass", ">nodes", ">params", ">MACs", ">weights", ">rewrites", ">refused", ">ms", "verified"
     )
     for row in report["passes"]:
-        _add(table, *_pass_row(row))
+        _add(table, *_pass_row(row), style="dim" if row["status"] == "unchanged" else "")
     out.print(table)
     out.print(_totals(report["before"], report["after"]))
     out.print(_verified(report["verification"]), markup=False)
@@ -100,9 +100,9 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
+def _add(table: Table, *cells: str, style: str = "") -> None:
     """Adds a row as plain text: a node may be called "[/b]", which is no markup."""
-    table.add_row(*(Text(cell) for cell in cells))
+    table.add_row(*(Text(cell) for cell in cells), style=style)
 
 
 def _pass_row(row: Document) -> list[str]:

@@ -95,6 +95,15 @@ def bn_affine(bn: Node) -> tuple[Array, Array]:
     return scale, beta - mean * scale
 
 
+def why_not_kept(data: Tensor, result: Tensor) -> str | None:
+    """The reason arithmetic may have another shape than its data, or None."""
+    if same_shape(data, result):
+        return None
+    if rank_of(data) is None or rank_of(result) is None:
+        return "the number of dimensions of its data is not known"
+    return "its constant enlarges the result"
+
+
 def same_shape(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have one known shape (symbolic dimensions compare by name)."""
     if static_shape(a) is not None:

@@ -28,7 +28,7 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.fuse.affine import AFFINE_OPS, Affine, affine_of, data_input, same_shape
+from graphopt.passes.fuse.affine import AFFINE_OPS, Affine, affine_of, data_input, why_not_kept
 from graphopt.passes.fuse.linear import LINEAR_OPS, bias_of, pads_of, set_bias, why_not_scalable
 
 Array = np.ndarray[Any, Any]
@@ -71,8 +71,8 @@ def why_not_readable(linear: Node, node: Node) -> str | None:
     data = data_input(node)
     if data is None:
         return "both its operands are computed"
-    if not same_shape(data, node.outputs[0]):
-        return "its constant enlarges the result"
+    if reason := why_not_kept(data, node.outputs[0]):
+        return reason
     if linear.op == "Gemm" and linear.attrs.get("transA", 0):
         return "the Gemm transposes its input"
     return why_not_scalable(linear)

@@ -21,7 +21,7 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.fuse.affine import ARITHMETIC, Affine, affine_of, data_input, same_shape
+from graphopt.passes.fuse.affine import ARITHMETIC, Affine, affine_of, data_input, why_not_kept
 from graphopt.passes.fuse.linear import LINEAR_OPS, out_channels, scale_outputs, why_not_scalable
 
 
@@ -57,8 +57,8 @@ def channel_axis(linear: Node) -> int:
 
 def why_not_foldable(graph: Graph, linear: Node, node: Node) -> str | None:
     """The reason the arithmetic has to stay, or None."""
-    if not same_shape(linear.outputs[0], node.outputs[0]):
-        return "its constant enlarges the result"
+    if reason := why_not_kept(linear.outputs[0], node.outputs[0]):
+        return reason
     if sole_reader(graph, linear.outputs[0]) is not node:
         return f"the result of {linear.op} {linear.name} has a second reader"
     return why_not_scalable(linear)

@@ -22,6 +22,8 @@ from graphopt.ir.graph import (
     Tensor,
     input_of,
     input_value,
+    is_op,
+    is_output,
     nodes_of,
     produced_by,
     producer,
@@ -55,13 +57,11 @@ class FusePad(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         for pad in nodes_of(graph, "Pad"):
             reader = sole_reader(graph, pad.outputs[0])
-            if (
-                reader is None
-                or reader.op not in _READERS
-                or reader.inputs[0] is not pad.outputs[0]
-            ):
+            if not is_op(reader, *_READERS) or reader.inputs[0] is not pad.outputs[0]:
                 continue
-            reason = why_not_spatial(pad) or why_not_padded(reader) or why_not_equal(pad, reader)
+            reason = (
+                why_not_spatial(pad) or why_not_padded(graph, reader) or why_not_equal(pad, reader)
+            )
             if reason:
                 context.refused(pad, reason)
                 continue
@@ -86,7 +86,9 @@ def why_not_spatial(pad: Node) -> str | None:
     if pad.attrs.get("mode", "constant") != "constant":
         return f"it pads by {pad.attrs['mode']}, which no convolution does"
     pads, rank = input_value(pad, 1), rank_of(pad.inputs[0])
-    if pads is None or rank is None or (input_of(pad, 2) and input_value(pad, 2) is None):
+    if rank is None:
+        return "how many dimensions it pads is not known"
+    if pads is None or (input_of(pad, 2) and input_value(pad, 2) is None):
         return "its padding is computed at run time"
     if input_of(pad, 3) is not None:
         return "it names the axes it pads"
@@ -97,12 +99,14 @@ def why_not_spatial(pad: Node) -> str | None:
     return None
 
 
-def why_not_padded(reader: Node) -> str | None:
+def why_not_padded(graph: Graph, reader: Node) -> str | None:
     """The reason the reader cannot take more padding, or None."""
     if reader.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", b"NOTSET"):
         return f"{reader.op} {reader.name} chooses its padding itself (auto_pad)"
     if reader.attrs.get("ceil_mode", 0):
         return f"{reader.op} {reader.name} rounds its size up, and then it depends on where the padding is"
+    if any(t.outputs or is_output(graph, t) for t in reader.outputs[1:]):
+        return f"the indices of {reader.op} {reader.name} are read, and they count the padding"
     return None
 
 
@@ -115,7 +119,8 @@ def why_not_equal(pad: Node, reader: Node) -> str | None:
         return None if fill == 0 else f"it fills with {fill:g}, a convolution with zeros"
     kernel = [int(k) for k in reader.attrs["kernel_shape"]]
     total = [p + q for p, q in zip(pads_of(reader), begins + ends, strict=True)]
-    if any(p >= k for p, k in zip(total, kernel * 2, strict=True)):
+    dilated = any(d != 1 for d in reader.attrs.get("dilations", []))
+    if any(p >= k for p, k in zip(total, kernel * 2, strict=True)) or (dilated and any(total)):
         return "some windows would see padding only"
     if reader.op == "AveragePool":
         return _average_differs(fill, reader)

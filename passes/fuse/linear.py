@@ -19,6 +19,7 @@ from graphopt.ir.graph import (
     add_constant,
     input_of,
     input_value,
+    rank_of,
     set_input,
 )
 
@@ -78,8 +79,7 @@ def set_bias(graph: Graph, linear: Node, bias: Array) -> None:
     weight, old = linear.inputs[1], input_of(linear, 2)
     if linear.op == "MatMul":
         linear.op = "Gemm"  # for matrices, Gemm is MatMul with a bias
-    if linear.op == "Gemm":
-        bias = bias / float(linear.attrs.get("beta", 1.0))
+    linear.attrs.pop("beta", None)  # `bias` is what is added in the end; and beta may be 0
     name = old.name if old is not None else f"{weight.name}_bias"
     set_input(linear, 2, add_constant(graph, name, bias.astype(weight.values.dtype)))
 
@@ -111,5 +111,6 @@ def bias_of(linear: Node) -> Array:
 
 def pads_of(conv: Node) -> list[int]:
     """The padding of a Conv or pool: all begins, then all ends."""
-    rank = len(conv.inputs[0].shape) - 2
-    return [int(p) for p in conv.attrs.get("pads", [0] * (2 * rank))]
+    kernel = conv.attrs.get("kernel_shape", ())
+    rank = len(kernel) + 2 if kernel else rank_of(conv.inputs[0]) or rank_of(conv.inputs[1]) or 2
+    return [int(p) for p in conv.attrs.get("pads", [0] * (2 * (rank - 2)))]

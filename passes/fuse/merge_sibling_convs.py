@@ -74,8 +74,8 @@ def _merge(graph: Graph, siblings: list[Node]) -> None:
     has_bias = any(input_of(n, 2) is not None for n in siblings)
     outputs = [n.outputs[0] for n in siblings]
     whole = gs.Variable(graph.fresh_name(f"{outputs[0].name}_siblings"), outputs[0].dtype)
-    shape = list(outputs[0].shape)
-    whole.shape = [shape[0], int(sum(sizes)), *shape[2:]]
+    shape = outputs[0].shape
+    whole.shape = None if shape is None else [shape[0], int(sum(sizes)), *shape[2:]]
     for node in siblings:
         node.outputs.clear()
         if node is not first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def clipping_of(tensor: Tensor) -> Clipping | None:
         return None
     for source, limit in (node.inputs, reversed(node.inputs)):
         number = uniform_value(limit, source)
-        if number is not None and value_of(source) is None:
+        if _is_bound(number, limit) and value_of(source) is None:
             return _clipping(node, source, *_one_sided(node.op, number))
     return None
 
@@ -71,15 +72,21 @@ def _clipping(node: Node, source: Tensor, lo: float | None, hi: float | None) ->
     # Above one another the bounds mean different things in different opsets and runtimes.
     if lo is None or hi is None or not lo <= hi:
         return None
+    if lo == math.inf or hi == -math.inf:
+        return None  # all its results are infinite, which a missing bound would not say
     return Clipping(node, source, lo, hi)
 
 
 def _bound(tensor: Tensor | None, default: float) -> float | None:
     if tensor is None:
         return default
-    number, values = scalar_of(tensor), value_of(tensor)
+    number = scalar_of(tensor)
+    return number if _is_bound(number, tensor) else None
+
+
+def _is_bound(number: float | None, constant: Tensor) -> TypeGuard[float]:
+    """Whether the number read from a constant is exactly the one it holds."""
+    values = value_of(constant)
     if number is None or values is None or np.isnan(number):
-        return None
-    if values.dtype.kind in "iu" and abs(number) > _EXACT_INTEGERS:
-        return None  # a float cannot hold it
-    return number
+        return False
+    return values.dtype.kind not in "iu" or abs(number) < _EXACT_INTEGERS

@@ -10,6 +10,8 @@ from graphopt.ir.graph import Graph, Node, Tensor, is_output
 def why_not_closed(graph: Graph, nodes: Iterable[Node], root: Tensor) -> str | None:
     """The reason somebody besides `nodes` needs a result of theirs other than `root`, or None."""
     members = list(nodes)
+    if any(graph.is_inner(n) for n in members):
+        return "a part of it stands in a subgraph"
     inside = {id(n) for n in members}
     for tensor in (t for n in members for t in n.outputs if t is not root):
         if is_output(graph, tensor):

@@ -13,7 +13,7 @@ from graphopt.ir.graph import Constant, Graph
 from graphopt.ir.proto import to_proto
 from graphopt.ir.verify import verify
 from graphopt.oracle import Oracle
-from graphopt.runtime.run import open_proto
+from graphopt.runtime.run import open_graph, open_proto
 
 
 def parsed(body: str, *, opset: int = 20, ir: int = 10, functions: str = "") -> onnx.ModelProto:
@@ -146,6 +146,13 @@ def test_metadata_survives() -> None:
     assert written.producer_name == "someone"
 
 
+def test_what_the_model_says_of_itself_survives() -> None:
+    model = parsed("(float[2] x) => (float[2] y) { y = Relu (x) }", opset=13)
+    model.doc_string, model.domain, model.model_version = "finds cats", "org.cats", 7
+    written, _ = to_proto(normalize(model).copy())
+    assert (written.doc_string, written.domain, written.model_version) == ("finds cats", "org.cats", 7)
+
+
 BRANCHES = """(float[2] x, bool p) => (float[2] y) <float[2] k = {1.0, 2.0}>
     { a = Mul (x, k)
       y = If (p) <
@@ -189,6 +196,20 @@ def test_a_branch_that_returns_an_initializer() -> None:
     )
 
 
+def test_a_branch_that_returns_a_tensor_from_outside() -> None:
+    # ONNX Runtime refuses this one, onnx.reference runs it.
+    model = parsed(
+        """(float[2] x, bool p) => (float[2] y) { r = Relu (x)  y = If (p) <
+            then_branch = t () => (float[2] r) { },
+            else_branch = e () => (float[2] e) { e = Neg (r) } > }"""
+    )
+    graph = normalize(model)
+    verify(graph)
+    for flag, expected in ((True, [0, 3]), (False, [0, -3])):
+        feeds = {"x": np.array([-2, 3], np.float32), "p": np.array(flag)}
+        np.testing.assert_array_equal(open_graph(graph).run(feeds)["y"], expected)
+
+
 @pytest.mark.parametrize("dtype", ["FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT4", "UINT4", "BOOL", "DOUBLE", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ"])
 def test_constants_of_every_type_round_trip(dtype: str) -> None:
     kind = getattr(onnx.TensorProto, dtype)
@@ -215,3 +236,8 @@ def test_what_cannot_be_kept_is_refused(edit: object, message: str) -> None:
     edit(model)  # type: ignore[operator]
     with pytest.raises(LoadError, match=message):
         normalize(model)
+
+
+def test_reading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    normalize(parsed("(bfloat16[2] x) => (bfloat16[2] y) { y = Identity (x) }"))
+    assert capfd.readouterr() == ("", "")

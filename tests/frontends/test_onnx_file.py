@@ -105,3 +105,19 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     assert (tmp_path / "m.onnx.data").stat().st_size > 2_200_000_000
     again = graphopt.load(path)
     assert Oracle(graph).check(again, 0.0).passed
+
+
+def test_a_link_stays_a_link_and_what_it_names_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "m.onnx").write_bytes(b"old")
+    (tmp_path / "link.onnx").symlink_to("real/m.onnx")
+    graphopt.save(graph_from(BIG), tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert [p.name for p in (tmp_path / "real").iterdir()] == ["m.onnx"]
+    assert graphopt.to_text(graphopt.load(tmp_path / "real" / "m.onnx")) == graphopt.to_text(graph_from(BIG))
+
+
+def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".onnx")
+    graphopt.save(graph_from(BIG), path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

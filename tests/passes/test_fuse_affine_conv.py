@@ -8,6 +8,8 @@ from conftest import run_pass
 BN = "float[6] gamma, float[6] beta, float[6] mean, float[6] var"
 
 FOLDS = {
+    "gemm_beta_zero": """(float[N,5] x) => (float[N,8] y) <float[5,8] w, float[8] b, float[5] s>
+        { c = Add (x, s)  y = Gemm <alpha = 0.5, beta = 0.0> (c, w, b) }""",
     "bn_before_unpadded_conv": f"""(float[N,6,8,8] x) => (float[N,8,6,6] y) <float[8,6,3,3] w, float[8] b, {BN}>
         {{ n = BatchNormalization (x, gamma, beta, mean, var)  y = Conv (n, w, b) }}""",
     "bn_before_grouped_conv": f"""(float[1,6,8,8] x) => (float[1,8,6,6] y) <float[8,3,3,3] w, {BN}>

@@ -6,6 +6,8 @@ import pytest
 from conftest import run_pass
 
 FOLDS = {
+    "gemm_beta_zero": """(float[N,5] x) => (float[N,8] y) <float[5,8] w, float[8] b, float[8] s>
+        { c = Gemm <beta = 0.0> (x, w, b)  y = Add (c, s) }""",
     "mul_then_add": """(float[N,3,8,8] x) => (float[N,8,6,6] y) <float[8,3,3,3] w, float[8,1,1] s, float[1,8,1,1] t>
         { c = Conv (x, w)  d = Mul (c, s)  y = Add (t, d) }""",
     "sub_then_div": """(float[1,3,8,8] x) => (float[1,8,6,6] y) <float[8,3,3,3] w, float[8] b, float[8,1,1] var_s, float t>

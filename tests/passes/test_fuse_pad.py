@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import run_pass
+from conftest import graph_from, run_pass
+
+from graphopt.pipeline import Pipeline
+from graphopt.registry import pass_class
 
 FOLDS = {
     "conv": """(float[N,3,8,8] x) => (float[N,8,10,9] y) <float[8,3,3,3] w, int64[8] p = {0,0,1,2,0,0,2,1}>
@@ -25,6 +28,16 @@ FOLDS = {
 }
 
 REFUSALS = {
+    "indices_are_read": (
+        """(float[1,2,8,8] x) => (float[1,2,5,5] y, int64[1,2,5,5] i) <int64[8] p = {0,0,1,1,0,0,1,1}>
+        { r = Relu (x)  q = Pad (r, p)  y, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (q) }""",
+        "the indices of MaxPool",
+    ),
+    "dilated_over_a_tiny_image": (
+        """(float[1,2,1,1] x) => (float[1,2,1,1] y) <int64[8] p = {0,0,1,1,0,0,1,1}>
+        { r = Relu (x)  q = Pad (r, p)  y = MaxPool <kernel_shape = [2,2], dilations = [2,2]> (q) }""",
+        "padding only",
+    ),
     "max_pool_of_negatives": (
         """(float[1,3,8,8] x) => (float[1,3,8,8] y) <int64[8] p = {0,0,0,0,0,0,1,1}>
         { q = Pad (x, p)  y = MaxPool <kernel_shape = [2,2]> (q) }""",
@@ -101,3 +114,10 @@ def test_a_padding_read_twice_is_no_candidate() -> None:
         <float[8,3,3,3] w, int64[8] p = {0,0,1,1,0,0,1,1}> { q = Pad (x, p)  y = Conv (q, w) }""",
     )
     assert ran.ops == ["Pad", "Conv"]
+
+
+def test_an_operator_of_another_domain_is_no_candidate() -> None:
+    graph = graph_from(FOLDS["conv"])
+    graph.nodes[1].domain = "my.domain"
+    outcome = Pipeline([pass_class("fuse-pad")()]).run(graph)
+    assert [n.op for n in outcome.graph.nodes] == ["Pad", "Conv"]

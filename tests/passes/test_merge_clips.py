@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from conftest import run_pass
+from conftest import graph_from, run_pass
 
 HEAD = "(float[N,4] x) => (float[N,4] y)"
 C = "float zero = {0.0}, float six = {6.0}, float one = {1.0}, float minus = {-1.0}"
@@ -56,6 +57,8 @@ LEFT_ALONE = {
         { a = Relu (x)
           b = MaxPool <kernel_shape = [2,2], dilations = [3,3], pads = [1,1,1,1]> (a)
           y = Relu (b) }""",
+    "integer_a_float_cannot_hold": """(int64[4] x) => (int64[4] y)
+        <int64 high = {9007199254740993}, int64 low = {5}> { a = Min (x, high)  y = Max (a, low) }""",
     "relu_after_tanh": f"{HEAD} {{ a = Tanh (x)  y = Relu (a) }}",
 }
 
@@ -80,3 +83,9 @@ def test_leaves_alone(case: str) -> None:
     ran = run_pass("merge-clips", LEFT_ALONE[case])
     assert ran.result.status == "unchanged"
     assert not ran.reasons
+
+
+def test_clipping_to_infinity_makes_everything_infinite() -> None:
+    graph = graph_from(f"{HEAD} <float limit = {{1.0}}> {{ a = Relu (x)  y = Max (a, limit) }}")
+    graph.nodes[1].inputs[1].values = np.array(np.inf, np.float32)
+    assert run_pass("merge-clips", graph).ops == ["Relu", "Max"]

@@ -78,6 +78,12 @@ REWRITES = {
 }
 
 REFUSALS = {
+    "ends_in_a_subgraph": (
+        """(float[1,4] x, bool p) => (float[1,4] y) { s = Softplus (x)  t = Tanh (s)
+           y = If (p) <then_branch = yes () => (float[1,4] a) { a = Mul (x, t) },
+                       else_branch = no () => (float[1,4] b) { b = Neg (x) }> }""",
+        "in a subgraph",
+    ),
     "sixth_rounded": (
         f"""{HEAD} <{SIX}, float sixth = {{0.16667}}> {{ a = Add (x, three)  c = Clip (a, zero, six)
         m = Mul (x, c)  y = Mul (m, sixth) }}""",

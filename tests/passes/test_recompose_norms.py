@@ -110,3 +110,14 @@ def test_leaves_alone(case: str) -> None:
     ran = run_pass("recompose-norms", LEFT_ALONE[case])
     assert ran.result.status == "unchanged"
     assert not ran.reasons
+
+
+def test_a_scale_inside_a_subgraph_stays_there() -> None:
+    ran = run_pass(
+        "recompose-norms",
+        f"""(float[N,4,6] x, bool flag) => (float[N,4,6] y) <{CONSTANTS}, float[6] gamma>
+        {{ {LAYER} n = Div (d, s)
+           y = If (flag) <then_branch = yes () => (float[N,4,6] a) {{ a = Mul (n, gamma) }},
+                       else_branch = no () => (float[N,4,6] b) {{ b = Neg (n) }}> }}""",
+    )
+    assert ran.ops == ["LayerNormalization", "If"]
