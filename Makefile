@@ -41,7 +41,7 @@ check: $(READY) ## what CI does: format, lint, types, tests, wheel contents
 
 bench: $(READY) ## the comparison with other simplifiers
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m benchmarks.simplify
+	$(BIN)/python -m benchmarks.simplify --json out/bench/simplify.json --markdown docs/benchmarks.md
 
 clean: ## remove everything made here
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

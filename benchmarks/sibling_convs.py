@@ -50,7 +50,9 @@ def ratio(kernel: int, side: int, channels: int, seconds: float) -> float:
         apart, together = Path(folder) / "apart.onnx", Path(folder) / "merged.onnx"
         graphopt.save(graph, apart)
         graphopt.save(merged.graph, together)
-        feeds = {"x": np.random.default_rng(0).standard_normal((1, 64, side, side), dtype=np.float32)}
+        feeds = {
+            "x": np.random.default_rng(0).standard_normal((1, 64, side, side), dtype=np.float32)
+        }
         return compare_latency(apart, together, feeds, seconds=seconds).ratio
 
 

@@ -1,6 +1,7 @@
 """Graph simplification side by side: graphopt and its peers on the same files, in one run.
 
-    python -m benchmarks.simplify [--only NAME] [--size 320] [--seconds 2] [--json FILE]
+    python -m benchmarks.simplify [--only NAME] [--size 224] [--seconds 1] [--json FILE]
+    python -m benchmarks.simplify --load FILE --markdown docs/benchmarks.md
 
 Per model and tool: nodes left (and how many are outside the standard domain), CPU seconds without
 imports, ONNX Runtime latency as a ratio to the original (median of runs in turn, default
@@ -56,18 +57,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", help="cases whose name contains this")
     parser.add_argument("--tools", default=",".join(TOOLS), help="comma-separated")
-    parser.add_argument("--size", type=int, default=320, help="pixels of the detectors' input")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per latency; 0 skips it")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the detectors' input")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per latency; 0 skips it")
     parser.add_argument("--json", type=Path, help="write all results here")
+    parser.add_argument("--load", type=Path, nargs="+", help="show results of earlier --json files")
+    parser.add_argument("--markdown", type=Path, help="write the tables as a page")
     options = parser.parse_args()
     results: list[Result] = []
-    for case in cases(size=options.size, only=options.only):
-        rows = list(run_case(case, options.tools.split(","), options.seconds))
-        results += rows
-        show(rows)
-    summarize(results)
+    if options.load:
+        results = [Result(**row) for file in options.load for row in json.loads(file.read_text())]
+    else:
+        for case in cases(size=options.size, only=options.only):
+            rows = list(run_case(case, options.tools.split(","), options.seconds))
+            results += rows
+            show(rows)
+    columns, rows = summary(results)
+    print("\nAll models")
+    print_rows(console(), columns, rows)
+    for line in lost(results):
+        print(line)
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
+    if options.markdown:
+        options.markdown.write_text(page(results), encoding="utf-8")
 
 
 def run_case(case: Case, tools: list[str], seconds: float) -> Iterable[Result]:
@@ -87,7 +99,9 @@ def run_tool(
     target.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.peers", tool, str(case.path), str(target)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return Result(**base, failure=f"no end after {TIMEOUT_S} s")
     if done.returncode or not target.exists():
@@ -105,7 +119,8 @@ def run_tool(
         ratio = None
         if seconds:
             feeds = oracle.samples[0].feeds
-            ratio = compare_latency(case.path, target, feeds, seconds=seconds).ratio
+            pair = compare_latency(case.path, target, feeds, seconds=seconds, keep_open=True)
+            ratio = pair.ratio
     except (GraphoptError, onnx.checker.ValidationError) as problem:
         return Result(**base, failure=f"invalid: {str(problem).splitlines()[0][:80]}")
     return Result(**base, error=error, latency_ratio=ratio)
@@ -120,7 +135,16 @@ def worst_error(oracle: Oracle, runner: OrtRunner) -> float:
 def show(rows: list[Result]) -> None:
     """The table of one model."""
     print(f"\n{rows[0].case}: {rows[0].nodes_before} nodes")
-    columns = ["tool", ">nodes", ">own ops", ">CPU s", ">verify CPU s", ">latency", ">error", "failure"]
+    columns = [
+        "tool",
+        ">nodes",
+        ">own ops",
+        ">CPU s",
+        ">verify CPU s",
+        ">latency",
+        ">error",
+        "failure",
+    ]
     print_rows(console(), columns, (_cells(r) for r in rows))
 
 
@@ -140,22 +164,19 @@ def _cells(r: Result) -> list[str]:
     ]
 
 
-def summarize(results: list[Result]) -> None:
+def summary(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """One row per tool over all models; nodes compare among files of standard operators only."""
-    best: dict[str, int] = {}
-    for r in results:
-        if r.nodes is not None and not r.foreign and not r.failure:
-            best[r.case] = min(r.nodes, best.get(r.case, r.nodes))
+    best = fewest(results)
     rows = []
     for tool in dict.fromkeys(r.tool for r in results):
         mine = [r for r in results if r.tool == tool]
         good = [r for r in mine if not r.failure]
-        fewest = sum(r.nodes == best[r.case] for r in good if not r.foreign)
+        wins = sum(r.nodes == best[r.case] for r in good if not r.foreign)
         ratios = [r.latency_ratio for r in good if r.latency_ratio is not None]
         rows.append(
             [
                 tool,
-                f"{fewest} of {len(mine)}",
+                f"{wins} of {len(mine)}",
                 str(sum(r.nodes or 0 for r in good)),
                 f"{statistics.median([r.cpu_s or 0 for r in good] or [0]):.2f}",
                 f"{sum(r.cpu_s or 0 for r in good):.1f}",
@@ -163,18 +184,73 @@ def summarize(results: list[Result]) -> None:
                 str(len(mine) - len(good)),
             ]
         )
-    print("\nAll models")
-    columns = ["tool", ">fewest nodes", ">nodes in total", ">median CPU s", ">total CPU s", ">latency (geo. mean)", ">failures"]
-    print_rows(console(), columns, rows)
-    _show_lost(results, best)
+    columns = ["tool", ">fewest nodes", ">nodes in total", ">median CPU s", ">total CPU s"]
+    return [*columns, ">latency (geo. mean)", ">wrong, invalid or failed"], rows
 
 
-def _show_lost(results: list[Result], best: dict[str, int]) -> None:
-    ours = [r for r in results if r.tool == "graphopt" and r.nodes is not None]
-    for r in ours:
-        if r.nodes != best.get(r.case):
+def fewest(results: list[Result]) -> dict[str, int]:
+    """The fewest nodes anyone reached on each model with a right and valid file."""
+    best: dict[str, int] = {}
+    for r in results:
+        if r.nodes is not None and not r.foreign and not r.failure:
+            best[r.case] = min(r.nodes, best.get(r.case, r.nodes))
+    return best
+
+
+def lost(results: list[Result]) -> Iterable[str]:
+    """A line per model on which graphopt is not the one with the fewest nodes."""
+    best = fewest(results)
+    for r in results:
+        if r.tool == "graphopt" and r.nodes is not None and r.nodes != best.get(r.case):
             winners = [w.tool for w in results if w.case == r.case and w.nodes == best.get(r.case)]
-            print(f"more nodes than {', '.join(winners)} on {r.case}: {r.nodes} > {best.get(r.case)}")
+            yield f"more nodes than {', '.join(winners)} on {r.case}: {r.nodes} > {best.get(r.case)}"
+
+
+def page(results: list[Result]) -> str:
+    """The tables as Markdown, with the command that made them."""
+    columns, rows = summary(results)
+    tools = list(dict.fromkeys(r.tool for r in results))
+    lines = [
+        "# Graph simplification side by side",
+        "",
+        "`make bench` makes this page anew. Nodes left per model; a file that is wrong, invalid or",
+        "missing is marked with its failure. `ort-extended` uses ONNX Runtime's own operators, so its",
+        "count is in brackets. CPU seconds leave out imports and, for graphopt, the verification, which",
+        "the run's own tables show apart. Latency is ONNX Runtime's at its default optimizations, as a",
+        "ratio to the original file.",
+        "",
+        *_markdown(columns, rows),
+        "",
+        *_markdown(
+            ["model", ">before", *(f">{t}" for t in tools)], _nodes_per_case(results, tools)
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _nodes_per_case(results: list[Result], tools: list[str]) -> Iterable[list[str]]:
+    best = fewest(results)
+    for case in dict.fromkeys(r.case for r in results):
+        mine = {r.tool: r for r in results if r.case == case}
+        before = str(next(iter(mine.values())).nodes_before)
+        yield [case, before, *(_node_cell(mine.get(t), best.get(case)) for t in tools)]
+
+
+def _node_cell(r: Result | None, best: int | None) -> str:
+    if r is None:
+        return ""
+    if r.failure:
+        return r.failure.split(":")[0]
+    if r.foreign:
+        return f"({r.nodes})"
+    return f"**{r.nodes}**" if r.nodes == best else str(r.nodes)
+
+
+def _markdown(columns: list[str], rows: Iterable[list[str]]) -> list[str]:
+    head = "| " + " | ".join(c.removeprefix(">") for c in columns) + " |"
+    rule = "| " + " | ".join("---:" if c.startswith(">") else "---" for c in columns) + " |"
+    return [head, rule, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def optimize(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop when a pass breaks its contract.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the test inputs and of passes that draw.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the test inputs and of passes that draw.")
+    ] = 0,
     verify: Annotated[bool, typer.Option(help="Prove that the outputs are equal.")] = True,
     measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
 ) -> None:
@@ -158,7 +160,7 @@ def compare(
     a: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="Another, with the same inputs.", metavar="B")],
     as_json: Json = False,
-    seed: Annotated[int, typer.Option(help="Seed of the test inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the test inputs.")] = 0,
 ) -> None:
     """Compares two models: operators, cost, outputs and ONNX Runtime latency. Exit 3: outputs differ."""
     from graphopt.compare import compare_files
@@ -171,7 +173,9 @@ def compare(
     else:
         print_comparison(console(), report)
     if not report["verification"]["passed"]:
-        raise VerificationError(f"the outputs of {a} and {b} differ")
+        found = report["verification"]
+        worst = f"error {found['error']:.2g} > {found['tolerance']:.2g} at output {found['output']!r}"
+        raise VerificationError(f"the outputs of {a} and {b} differ: {worst}")
 
 
 @app.command()
@@ -240,7 +244,7 @@ def zoo_export(
             help="Trained weights: a state dict as .safetensors; seeded ones if not given."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 0,
     input_size: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Height and width in pixels."),

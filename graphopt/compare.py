@@ -8,7 +8,7 @@ from typing import Any
 
 from graphopt.errors import UsageError
 from graphopt.frontends.onnx_file import load
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Shape
 from graphopt.optimize import Snapshot
 from graphopt.oracle import Oracle
 from graphopt.pipeline import Progress, silent
@@ -25,12 +25,12 @@ def compare_files(
     """The comparison of two ONNX files as data.
 
     Raises:
-        UsageError: they have different inputs.
+        UsageError: they have different inputs or outputs.
         RunError: the first one cannot be run.
     """
     progress("loading")
     first, second = load(a), load(b)
-    _same_inputs(first, second, a, b)
+    _same_interface(first, second, a, b)
     progress("comparing outputs")
     oracle = Oracle(first, seed=seed)
     verdict = oracle.check(second, RTOL)
@@ -64,7 +64,24 @@ def _side(graph: Graph, path: Path) -> dict[str, Any]:
     }
 
 
-def _same_inputs(first: Graph, second: Graph, a: Path, b: Path) -> None:
+def _same_interface(first: Graph, second: Graph, a: Path, b: Path) -> None:
     ours, theirs = ({t.name: t.dtype for t in g.inputs} for g in (first, second))
     if ours != theirs:
         raise UsageError(f"{a} has the inputs {sorted(ours)}, {b} has {sorted(theirs)}")
+    made, wanted = (sorted(t.name for t in g.outputs) for g in (first, second))
+    if made != wanted:
+        raise UsageError(f"{a} has the outputs {made}, {b} has {wanted}")
+    shapes = {t.name: t.shape for t in second.inputs}
+    for tensor in first.inputs:
+        if _contradict(tensor.shape, shapes[tensor.name]):
+            there = f"{tensor.shape} in {a} and {shapes[tensor.name]} in {b}"
+            raise UsageError(f"input {tensor.name!r} is {there}; they cannot take the same images")
+
+
+def _contradict(one: Shape, other: Shape) -> bool:
+    if one is None or other is None:
+        return False
+    if len(one) != len(other):
+        return True
+    sizes = zip(one, other, strict=True)
+    return any(isinstance(x, int) and isinstance(y, int) and x != y for x, y in sizes)

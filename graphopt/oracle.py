@@ -28,7 +28,17 @@ import numpy as np
 
 from graphopt.errors import RunError
 from graphopt.ir.cost import cost_of
-from graphopt.ir.graph import Graph, Variable, is_op
+from graphopt.ir.graph import (
+    Graph,
+    Node,
+    Variable,
+    inner_nodes,
+    input_of,
+    is_op,
+    label,
+    scalar_of,
+    value_of,
+)
 from graphopt.runtime.run import Feeds, OrtRunner, Outputs, Runner, open_graph, open_reference
 
 NOISE_FACTOR = 8.0
@@ -40,6 +50,10 @@ _BATCHES = (1, 2)
 # ONNX Runtime's sigmoid is right to 1e-7 absolute, so probabilities near 0 have no more digits.
 _SMALLEST = 1e-3
 _GROUP = 16
+_RANDOM_OPS = (
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Bernoulli", "Multinomial"),
+)
 _SHRINK = (1.0, 1 / 16, 1 / 256)
 
 
@@ -96,8 +110,11 @@ class Oracle:
             reference: what to run instead of `graph`, for example the file it was read from.
 
         Raises:
-            RunError: neither ONNX Runtime nor onnx.reference can run it.
+            RunError: neither ONNX Runtime nor onnx.reference can run it, or it is random.
         """
+        if (node := _random_node(graph)) is not None:
+            what = f"{node.op} {label(node)!r}"
+            raise RunError(f"{what} draws random numbers, so that no two runs agree")
         runner = reference or open_runner(graph)
         self.executor = runner.name
         self.samples = _runnable_samples(graph, runner, seed)
@@ -134,6 +151,17 @@ class Oracle:
         if self.executor == OrtRunner.name:
             return open_graph(graph)
         return open_reference(graph, cost_of(graph).macs)
+
+
+def _random_node(graph: Graph) -> Node:
+    """A node whose results differ from run to run, or None."""
+    for node in (*graph.nodes, *inner_nodes(graph)):
+        training = is_op(node, "Dropout") and input_of(node, 2) is not None
+        if training and value_of(node.inputs[2]) is not None:
+            training = bool(scalar_of(node.inputs[2]))
+        if (training or is_op(node, *_RANDOM_OPS)) and "seed" not in node.attrs:
+            return node
+    return None
 
 
 def open_runner(graph: Graph) -> Runner:
@@ -338,9 +366,11 @@ def _integer_range(dtype: np.dtype[Any], bound: int | None) -> tuple[int, int]:
 def _index_bound(tensor: Variable) -> int | None:
     """The smallest dimension the tensor is used as an index into, when it is one."""
     sizes = [
-        (node.inputs[0].shape or [None])[int(node.attrs.get("axis", 0))]
+        node.inputs[0].shape[int(node.attrs.get("axis", 0))]
         for node in tensor.outputs
-        if is_op(node, "Gather", "GatherElements") and node.inputs[1] is tensor
+        if is_op(node, "Gather", "GatherElements")
+        and node.inputs[1] is tensor
+        and node.inputs[0].shape
     ]
     return min((s for s in sizes if isinstance(s, int)), default=None)
 

@@ -164,6 +164,8 @@ def _as_kind(value: Any, kind: Any, where: str) -> Any:
         if truth is None:
             raise UsageError(f"{where}: {value!r} is not true or false")
         return truth
+    if kind is int and isinstance(value, bool | float):
+        raise UsageError(f"{where}: {value!r} is not a int")
     try:
         return kind(value)
     except (TypeError, ValueError) as error:

@@ -34,16 +34,24 @@ class Latency:
 
 
 def compare_latency(
-    before: Path, after: Path, feeds: Feeds, *, threads: int | None = None, seconds: float = 3.0
+    before: Path,
+    after: Path,
+    feeds: Feeds,
+    *,
+    threads: int | None = None,
+    seconds: float = 3.0,
+    keep_open: bool = False,
 ) -> Latency:
     """Runs two models in turn on the same inputs for about `seconds`.
+
+    Large models are opened for each turn, to save memory, unless `keep_open`.
 
     Raises:
         RunError: ONNX Runtime cannot load or run one of them.
     """
     threads = threads or os.cpu_count() or 1
     models = [_Model(p, threads) for p in (before, after)]
-    if sum(p.stat().st_size for p in (before, after)) < _KEEP_OPEN_BYTES:
+    if keep_open or sum(p.stat().st_size for p in (before, after)) < _KEEP_OPEN_BYTES:
         for model in models:
             model.keep_open()
     times = interleaved(models, feeds, seconds)

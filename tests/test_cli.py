@@ -201,3 +201,10 @@ def test_compare_names_the_output_that_differs(tmp_path: Path) -> None:
     done = run("compare", a, b)
     assert done.returncode == 3
     assert "at output 'y'" in done.stderr
+
+
+def test_types_numpy_lacks_put_no_warning_into_the_json(tmp_path: Path) -> None:
+    text = "(bfloat16[4] x) => (bfloat16[4] y) { y = Abs (x) }"
+    graphopt.save(graph_from(text), tmp_path / "m.onnx", runnable=False)  # ONNX Runtime has no kernel
+    done = run("inspect", tmp_path / "m.onnx", "--json")
+    assert json.loads(done.stdout)["activation_bytes"] == 8

@@ -57,6 +57,7 @@ def normalize(model: onnx.ModelProto, arrays: Arrays | None = None) -> Graph:
     model = _raise_opset(model)
     for graph in _graphs(model.graph):
         _constants_to_initializers(graph)
+    _make_branch_results_inside(model.graph)
     _lift_initializers(model.graph)
     _defaults_to_constants(model)
     _forget_impossible_sizes(model)
@@ -159,6 +160,16 @@ def _lift_initializers(main: onnx.GraphProto) -> None:
         makers = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in kept]
         for maker in reversed(makers):
             graph.node.insert(0, maker)
+
+
+def _make_branch_results_inside(main: onnx.GraphProto) -> None:
+    """An Identity for every result of a subgraph that is a tensor from outside of it."""
+    taken = {name for graph in _graphs(main) for name in _names_in(graph)}
+    for graph in list(_graphs(main))[1:]:
+        inside = set(_names_in(graph))
+        for result in (o for o in graph.output if o.name not in inside):
+            outer, result.name = result.name, _unused(f"{result.name}_inside", taken)
+            graph.node.append(onnx.helper.make_node("Identity", [outer], [result.name]))
 
 
 def _names_in(graph: onnx.GraphProto) -> Iterator[str]:

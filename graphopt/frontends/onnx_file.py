@@ -13,13 +13,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from graphopt.errors import LoadError, RunError, SaveError
 from graphopt.frontends.normal_form import normalize
@@ -43,7 +44,7 @@ def load(path: str | Path) -> Graph:
         return normalize(model, _external_arrays(model, path.resolve().parent))
     except LoadError as error:
         raise LoadError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OnnxGraphSurgeonException) as error:
         raise LoadError(f"{path}: the model is inconsistent: {_one_line(error)}") from error
 
 
@@ -63,14 +64,17 @@ def save(graph: Graph, path: str | Path, *, runnable: bool = True) -> None:
     path = Path(path)
     if path.is_dir():
         raise SaveError(f"{path} is a folder; name a file, for example {path / 'model.onnx'}")
-    if not path.resolve().parent.is_dir():
+    target = path.resolve()  # a link stays, and what it names is replaced
+    if not target.parent.is_dir():
         raise SaveError(f"{path.parent} does not exist; create the folder first")
+    if target.exists() and not target.is_file():
+        raise SaveError(f"{path} is no regular file and cannot be replaced; name another one")
     model, arrays = to_proto(graph, hollow=True)
-    with _written_beside(path) as draft:
+    with _written_beside(target) as draft:
         files = _write(model, arrays, draft)
         _check(draft, runnable=runnable)
         for each in files:
-            os.replace(each, path.resolve().parent / each.name)
+            os.replace(each, target.with_name(each.name))
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -119,12 +123,26 @@ def _not_onnx(path: Path, data: bytes) -> str | None:
 
 
 def _external_arrays(model: onnx.ModelProto, folder: Path) -> dict[str, Any]:
-    """The external initializers of the main graph, mapped from their files."""
+    """The external initializers of the main graph, mapped; what others are external comes inline."""
+    for tensor in _tensors_in_nodes(n for g in (model.graph, *model.functions) for n in g.node):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            array = _map_tensor(tensor, folder)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     arrays: dict[str, Any] = {}
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             arrays[tensor.name] = _map_tensor(tensor, folder)
     return arrays
+
+
+def _tensors_in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in the attributes of nodes, the initializers of their subgraphs included."""
+    for attr in (a for node in nodes for a in node.attribute):
+        if attr.type == onnx.AttributeProto.TENSOR:
+            yield attr.t
+        elif attr.type == onnx.AttributeProto.GRAPH:
+            yield from attr.g.initializer
+            yield from _tensors_in_nodes(attr.g.node)
 
 
 def _map_tensor(tensor: onnx.TensorProto, folder: Path) -> Any:
@@ -170,11 +188,10 @@ def _inside(folder: Path, location: str, name: str) -> Path:
 @contextlib.contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """A path of the same name in a hidden folder beside `path`; the folder goes away in any case."""
-    parent = path.resolve().parent
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=".graphopt-", dir=path.parent))
     except OSError as error:
-        raise SaveError(f"cannot write in {parent}: {error.strerror}") from error
+        raise SaveError(f"cannot write in {path.parent}: {error.strerror}") from error
     try:
         yield folder / path.name
     except OSError as error:

@@ -33,6 +33,7 @@ class Graph(gs.Graph):
     def __init__(self, *args: Any, metadata: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.metadata = dict(metadata or {})
+        self.header: dict[str, Any] = {}  # what else a model says of itself, by field
         self._names: set[str] | None = None
         self._inner: dict[int, Node] | None = None
 
@@ -40,7 +41,7 @@ class Graph(gs.Graph):
         """A copy with its own nodes and tensors; constant values are shared."""
         twin = super().copy(tensor_map)
         twin.__class__ = Graph
-        twin.metadata = dict(self.metadata)
+        twin.metadata, twin.header = dict(self.metadata), dict(self.header)
         twin.producer_name = self.producer_name
         twin.producer_version = self.producer_version
         twin.forget_names()
@@ -65,7 +66,7 @@ class Graph(gs.Graph):
         """Whether `node` stands in a subgraph of If, Loop or Scan; passes leave those alone."""
         if self._inner is None:
             # The nodes are kept beside their ids: the id of one that is gone may be given out again.
-            self._inner = {id(n): n for n in _inner_nodes(self)}
+            self._inner = {id(n): n for n in inner_nodes(self)}
         return id(node) in self._inner
 
     def forget_names(self) -> None:
@@ -73,11 +74,12 @@ class Graph(gs.Graph):
         self._names, self._inner = None, None
 
 
-def _inner_nodes(graph: gs.Graph) -> Iterator[Node]:
+def inner_nodes(graph: gs.Graph) -> Iterator[Node]:
+    """The nodes in the subgraphs of a graph, at every depth."""
     for node in graph.nodes:
         for sub in node.subgraphs():
             yield from sub.nodes
-            yield from _inner_nodes(sub)
+            yield from inner_nodes(sub)
 
 
 def _all_names(graph: gs.Graph) -> Iterator[str]:

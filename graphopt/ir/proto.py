@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.logger.logger import G_LOGGER, LoggerSuppress
 
-from graphopt.ir.graph import Constant, Graph
+from graphopt.ir.graph import Constant, Graph, Variable
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -25,6 +26,8 @@ HOLLOW_BYTES = 4096
 _HOLLOW_LOCATION = "held-in-memory"
 # Sub-byte types are packed and strings have no fixed size: they are always written inline.
 _HOLLOW_KINDS = "fiu"
+_SILENT = G_LOGGER.CRITICAL + 1
+_HEADER = ("doc_string", "domain", "model_version")
 
 
 def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -36,6 +39,7 @@ def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, di
         producer_name=graph.producer_name,
         producer_version=graph.producer_version,
         ir_version=graph.ir_version or 10,
+        **graph.header,
     )
     onnx.helper.set_model_props(model, dict(sorted(graph.metadata.items())))
     return model, arrays
@@ -43,14 +47,24 @@ def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, di
 
 def from_proto(model: onnx.ModelProto, arrays: Arrays | None = None) -> Graph:
     """The graph of a proto in normal form; `arrays` holds the values a hollow proto left out."""
-    graph: Graph = gs.import_onnx(model)
+    with LoggerSuppress(G_LOGGER, _SILENT):  # it prints on stdout, where JSON may be expected
+        graph: Graph = gs.import_onnx(model)
     graph.__class__ = Graph
     graph.metadata = {p.key: p.value for p in model.metadata_props}
     graph.producer_name, graph.producer_version = model.producer_name, model.producer_version
     graph.ir_version = model.ir_version
+    graph.header = {key: getattr(model, key) for key in _HEADER if getattr(model, key)}
+    _read_types(graph)
     graph.forget_names()
     _load_constants(graph, arrays or {})
     return graph
+
+
+def _read_types(graph: Graph) -> None:
+    # graphsurgeon leaves types that numpy has not (bfloat16, float8, ...) as numbers.
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, Variable) and isinstance(tensor.dtype, int):
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.dtype)
 
 
 def is_hollow(array: np.ndarray[Any, Any]) -> bool:

@@ -83,8 +83,8 @@ def _classifier(
 
 
 _PJREDDIE = "pjreddie.com/darknet/yolo and its cfg, COCO"
-_MOONSHINE = "Crowley et al., Moonshine, table 1, CIFAR-10"
-_CIFAR_RESNET = "params: He et al. 2016, table 6; FLOPs: He et al., FPGM, table 1"
+_WRN = "Zagoruyko & Komodakis, attention transfer: 0.6, 0.2, 2.2, 0.7 M; more digits counted"
+_CIFAR_RESNET = "params: He et al. 2016, table 6; FLOPs counted, 2 per MAC"
 
 _ALL = (
     _yolo("yolov3", 61.95, 65.86, _PJREDDIE),
@@ -103,10 +103,10 @@ _ALL = (
         RETINA_OUTPUTS,
         ("boxes", "scores"),
     ),
-    _classifier("wrn-40-1", 32, 10, 0.5639, 0.1672, _MOONSHINE),
-    _classifier("wrn-16-1", 32, 10, 0.1751, 0.0536, _MOONSHINE),
-    _classifier("wrn-40-2", 32, 10, 2.2435, 0.6566, _MOONSHINE),
-    _classifier("wrn-16-2", 32, 10, 0.6917, 0.2028, _MOONSHINE),
+    _classifier("wrn-40-1", 32, 10, 0.5639, 0.1672, _WRN),
+    _classifier("wrn-16-1", 32, 10, 0.1751, 0.0536, _WRN),
+    _classifier("wrn-40-2", 32, 10, 2.2435, 0.6566, _WRN),
+    _classifier("wrn-16-2", 32, 10, 0.6917, 0.2028, _WRN),
     _classifier("resnet20", 32, 10, 0.27, 0.0812, _CIFAR_RESNET),
     _classifier("resnet32", 32, 10, 0.46, 0.1378, _CIFAR_RESNET),
     _classifier("resnet56", 32, 10, 0.85, 0.251, _CIFAR_RESNET),

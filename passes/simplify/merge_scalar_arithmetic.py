@@ -28,7 +28,13 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.simplify.affine import ARITHMETIC, Step, composed, operations, step_of
+from graphopt.passes.simplify.constant_arithmetic import (
+    ARITHMETIC,
+    Step,
+    composed,
+    operations,
+    step_of,
+)
 
 Array = np.ndarray[Any, Any]
 

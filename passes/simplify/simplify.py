@@ -23,8 +23,7 @@ from graphopt.passes.fuse.linear import LINEAR_OPS
 _MAX_ROUNDS = 5
 # Operators that onnxscript's folding or one of the rules below may do something about.
 _CANDIDATES = frozenset(
-    "Shape Size Dropout Expand CastLike ScatterND ConstantOfShape Constant Identity Range "
-    "SequenceAt SequenceConstruct SplitToSequence ConcatFromSequence".split()
+    ["Shape", "Size", "Dropout", "Expand", "CastLike", "ScatterND", "ConstantOfShape", "Constant", "Identity", "Range", "SequenceAt", "SequenceConstruct", "SplitToSequence", "ConcatFromSequence"]
 )
 _SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
 

@@ -236,8 +236,3 @@ def test_what_cannot_be_kept_is_refused(edit: object, message: str) -> None:
     edit(model)  # type: ignore[operator]
     with pytest.raises(LoadError, match=message):
         normalize(model)
-
-
-def test_reading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    normalize(parsed("(bfloat16[2] x) => (bfloat16[2] y) { y = Identity (x) }"))
-    assert capfd.readouterr() == ("", "")
