@@ -1,6 +1,6 @@
 """A pass of your own, registered and run in a pipeline: the example of CONTRIBUTING.md.
 
-    python examples/own_pass.py
+python examples/own_pass.py
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ def compare(
         print_comparison(console(), report)
     if not report["verification"]["passed"]:
         found = report["verification"]
-        worst = f"error {found['error']:.2g} > {found['tolerance']:.2g} at output {found['output']!r}"
+        worst = (
+            f"error {found['error']:.2g} > {found['tolerance']:.2g} at output {found['output']!r}"
+        )
         raise VerificationError(f"the outputs of {a} and {b} differ: {worst}")
 
 

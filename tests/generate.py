@@ -106,7 +106,9 @@ def arithmetic(b: Builder, x: str) -> str | None:
 
 def activation(b: Builder, x: str) -> str | None:
     shape = b.shapes[x]
-    op = b.pick(["Relu", "LeakyRelu", "Sigmoid", "Clip", "HardSwish", "Tanh", "silu", "mish", "hswish"])
+    op = b.pick(
+        ["Relu", "LeakyRelu", "Sigmoid", "Clip", "HardSwish", "Tanh", "silu", "mish", "hswish"]
+    )
     if op == "Clip":
         low, high = sorted(b.draw(st.lists(st.integers(-3, 6), min_size=2, max_size=2)))
         return b.node("Clip", [x, b.weight(np.float32(low)), b.weight(np.float32(high))], shape)
@@ -328,14 +330,31 @@ def _branch(b: Builder, x: str, out: int, k: int, stride: int) -> str:
 
 
 IMAGE = [conv, conv, batch_norm, pad, pad_for_max, pool, focus, conv_transpose, branches]
-ANY = [arithmetic, arithmetic, activation, activation, join, split, cut, transpose, reshape, cast, reduce, dense]
+ANY = [
+    arithmetic,
+    arithmetic,
+    activation,
+    activation,
+    join,
+    split,
+    cut,
+    transpose,
+    reshape,
+    cast,
+    reduce,
+    dense,
+]
 
 
 @st.composite
 def models(draw: Draw, *, max_nodes: int = 12) -> onnx.ModelProto:
     """A random valid model with one input (symbolic batch) and one or more outputs."""
     builder = Builder(draw, np.random.default_rng(draw(st.integers(0, 2**16))))
-    shape = (1, draw(st.sampled_from([1, 2, 3, 4])), *draw(st.sampled_from([(8, 8), (6, 8), (5, 7)])))
+    shape = (
+        1,
+        draw(st.sampled_from([1, 2, 3, 4])),
+        *draw(st.sampled_from([(8, 8), (6, 8), (5, 7)])),
+    )
     builder.shapes["x"] = shape
     for _ in range(draw(st.integers(1, max_nodes))):
         on_image = draw(st.booleans())
@@ -351,7 +370,9 @@ def _finished(builder: Builder, shape: Shape) -> onnx.ModelProto:
     made = [o for n in builder.nodes for o in n.output if o in builder.shapes]
     ends = [o for o in made if o not in read]
     if made:  # now and then a result that is read is an output as well
-        ends = list(dict.fromkeys([*ends, *builder.draw(st.lists(st.sampled_from(made), max_size=1))]))
+        ends = list(
+            dict.fromkeys([*ends, *builder.draw(st.lists(st.sampled_from(made), max_size=1))])
+        )
     if not ends:
         builder.node("Relu", ["x"], shape)
         ends = [builder.nodes[-1].output[0]]

@@ -80,7 +80,9 @@ def _imports(path: Path) -> set[str]:
 
 
 def _sources() -> list[Path]:
-    return [p for folder in ("graphopt", "passes", "runtime") for p in (ROOT / folder).rglob("*.py")]
+    return [
+        p for folder in ("graphopt", "passes", "runtime") for p in (ROOT / folder).rglob("*.py")
+    ]
 
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -18,7 +18,9 @@ import graphopt
 from graphopt.errors import LoadError, SaveError
 from graphopt.runtime.run import open_graph
 
-CONV = "(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,1,1] w> { c = Conv (x, w)  y = Relu (c) }"
+CONV = (
+    "(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,1,1] w> { c = Conv (x, w)  y = Relu (c) }"
+)
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -122,7 +124,9 @@ def test_a_torch_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_outputs(tmp_path: Path) -> None:
-    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y) { y = Relu (x) }')
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y) { y = Relu (x) }'
+    )
     del proto.graph.output[:]
     path = _write(tmp_path / "m.onnx", proto.SerializeToString())
     assert "no outputs" in fails(tmp_path, "optimize", path)
@@ -227,7 +231,7 @@ def test_a_negative_seed_is_a_usage_error(model: Path) -> None:
 def test_an_unknown_domain_is_kept_untouched_but_not_proven(tmp_path: Path) -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 18, "my.ops": 3]> g (float[4] x) => (float[4] y)'
-        ' { a = Relu (x)  b = Relu (a)  y = my.ops.Strange <k = 3> (b) }'
+        " { a = Relu (x)  b = Relu (a)  y = my.ops.Strange <k = 3> (b) }"
     )
     path = _write(tmp_path / "m.onnx", proto.SerializeToString())
     assert "left alone" in fails(tmp_path, "optimize", path, code=3)
@@ -339,6 +343,8 @@ def test_verbose_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_an_old_opset_is_refused_with_advice(tmp_path: Path) -> None:
-    proto = onnx.parser.parse_model('<ir_version: 3, opset_import: ["": 6]> g (float[2] x) => (float[2] y) { y = Relu (x) }')
+    proto = onnx.parser.parse_model(
+        '<ir_version: 3, opset_import: ["": 6]> g (float[2] x) => (float[2] y) { y = Relu (x) }'
+    )
     path = _write(tmp_path / "m.onnx", proto.SerializeToString())
     assert "opset 6 is older than 7" in fails(tmp_path, "optimize", path)

@@ -159,7 +159,9 @@ def test_zoo_near_miss(tmp_path: Path) -> None:
 def test_help_is_quick() -> None:
     def once() -> float:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "graphopt", "--help"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "graphopt", "--help"], check=True, capture_output=True
+        )
         return time.perf_counter() - started
 
     # The best of several: the machine may be busy, the program may not be slow.
@@ -205,6 +207,8 @@ def test_compare_names_the_output_that_differs(tmp_path: Path) -> None:
 
 def test_types_numpy_lacks_put_no_warning_into_the_json(tmp_path: Path) -> None:
     text = "(bfloat16[4] x) => (bfloat16[4] y) { y = Abs (x) }"
-    graphopt.save(graph_from(text), tmp_path / "m.onnx", runnable=False)  # ONNX Runtime has no kernel
+    graphopt.save(
+        graph_from(text), tmp_path / "m.onnx", runnable=False
+    )  # ONNX Runtime has no kernel
     done = run("inspect", tmp_path / "m.onnx", "--json")
     assert json.loads(done.stdout)["activation_bytes"] == 8

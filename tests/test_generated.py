@@ -56,7 +56,9 @@ def test_default_pipeline(model: onnx.ModelProto) -> None:
     assert len(outcome.graph.nodes) <= len(graph.nodes)
     assert to_text(graph) == before, "the input graph was edited"
     again = Pipeline(default_passes()).run(graph, oracle=oracle, strict=True)
-    ours, theirs = (to_proto(o.graph)[0].SerializeToString(deterministic=True) for o in (outcome, again))
+    ours, theirs = (
+        to_proto(o.graph)[0].SerializeToString(deterministic=True) for o in (outcome, again)
+    )
     assert ours == theirs, "two runs differ"
 
 

@@ -68,7 +68,9 @@ def test_an_error_only_large_negative_values_show_is_seen() -> None:
         "(float[N,64] x) => (float[N,64] y) <float low = {-6.0}> { a = Clip (x, low)  b = Relu (a)  c = Sub (a, a) y = Add (b, c) }"
     )
     assert Oracle(graph).check(other, 1e-5).passed
-    clipped = graph_from("(float[N,64] x) => (float[N,64] y) <float low = {0.0}, float high = {6.0}> { y = Clip (x, low, high) }")
+    clipped = graph_from(
+        "(float[N,64] x) => (float[N,64] y) <float low = {0.0}, float high = {6.0}> { y = Clip (x, low, high) }"
+    )
     assert not Oracle(graph).check(clipped, 1e-5).passed
 
 

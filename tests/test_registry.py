@@ -19,7 +19,9 @@ def test_text() -> None:
 
 def test_text_round_trip() -> None:
     assert str(MergeSiblingConvs(max_channels=12)) == "merge-sibling-convs{max-channels=12}"
-    assert parse_passes(str(MergeSiblingConvs(max_channels=12))) == [MergeSiblingConvs(max_channels=12)]
+    assert parse_passes(str(MergeSiblingConvs(max_channels=12))) == [
+        MergeSiblingConvs(max_channels=12)
+    ]
 
 
 def test_default_stands_for_the_default_pipeline() -> None:
@@ -47,7 +49,9 @@ def test_mistakes_in_text(text: str, message: str) -> None:
 
 def test_toml(tmp_path: Path) -> None:
     file = tmp_path / "pipeline.toml"
-    file.write_text('[[pass]]\nname = "simplify"\n[[pass]]\nname = "merge-sibling-convs"\nmax-channels = 4\n')
+    file.write_text(
+        '[[pass]]\nname = "simplify"\n[[pass]]\nname = "merge-sibling-convs"\nmax-channels = 4\n'
+    )
     assert read_pipeline(file)[1] == MergeSiblingConvs(max_channels=4)
 
 

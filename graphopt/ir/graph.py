@@ -49,6 +49,7 @@ class Graph(gs.Graph):
         for name, tensor in twin.tensors().items():
             if isinstance(tensor, Variable):
                 tensor.type = kinds.get(name, "tensor_type")
+        _share_constants(twin)
         return twin
 
     def fresh_name(self, base: str) -> str:
@@ -72,6 +73,17 @@ class Graph(gs.Graph):
     def forget_names(self) -> None:
         """Makes `fresh_name` and `is_inner` look at the graph again (after an edit from outside)."""
         self._names, self._inner = None, None
+
+
+def _share_constants(graph: gs.Graph) -> None:
+    # graphsurgeon copies a constant once for every subgraph that reads it.
+    first = {name: t for name, t in graph.tensors().items() if isinstance(t, Constant)}
+    for node in inner_nodes(graph):
+        for i, tensor in enumerate(node.inputs):
+            if isinstance(tensor, Constant):
+                same = first.setdefault(tensor.name, tensor)
+                if same is not tensor:
+                    node.inputs[i] = same
 
 
 def inner_nodes(graph: gs.Graph) -> Iterator[Node]:

@@ -23,7 +23,11 @@ from graphopt.passes.fuse.linear import LINEAR_OPS
 _MAX_ROUNDS = 5
 # Operators that onnxscript's folding or one of the rules below may do something about.
 _CANDIDATES = frozenset(
-    ["Shape", "Size", "Dropout", "Expand", "CastLike", "ScatterND", "ConstantOfShape", "Constant", "Identity", "Range", "SequenceAt", "SequenceConstruct", "SplitToSequence", "ConcatFromSequence"]
+    (
+        *("Shape", "Size", "Dropout", "Expand", "CastLike", "ScatterND", "ConstantOfShape"),
+        *("Constant", "Identity", "Range", "SequenceAt", "SequenceConstruct", "SplitToSequence"),
+        "ConcatFromSequence",
+    )
 )
 _SMALL = 64  # constants up to this many elements are shared: axes, sizes, indices, scalars
 
@@ -152,7 +156,11 @@ def _share_small_constants(graph: Graph) -> None:
 def _identity(tensor: Tensor) -> object:
     """Equal for tensors that may be taken for one another: itself, or a small constant's value."""
     values = tensor.values if isinstance(tensor, Constant) else None
-    if values is None or values.size > _SMALL or (values.dtype.kind not in "iub" and values.size > 1):
+    if (
+        values is None
+        or values.size > _SMALL
+        or (values.dtype.kind not in "iub" and values.size > 1)
+    ):
         return id(tensor)
     return str(values.dtype), values.shape, values.tobytes()
 

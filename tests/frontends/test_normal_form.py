@@ -45,13 +45,19 @@ def test_constant_nodes_become_constants_of_the_right_type() -> None:
         )
     )
     assert "Constant" not in ops(graph)
-    types = {t.name: str(t.values.dtype) for t in graph.tensors().values() if isinstance(t, Constant)}
+    types = {
+        t.name: str(t.values.dtype) for t in graph.tensors().values() if isinstance(t, Constant)
+    }
     # graphsurgeon 0.6.1 makes float64 of value_floats, and an invalid model of the graph.
     assert types == {"a": "float32", "b": "float32", "c": "int64", "d": "float32"}
 
 
 def test_a_constant_that_is_an_output_stays_a_node() -> None:
-    graph = normal(parsed("(float[2] x) => (float[2] y, int64[2] k) { k = Constant <value_ints = [3, 4]> ()  y = Relu (x) }"))
+    graph = normal(
+        parsed(
+            "(float[2] x) => (float[2] y, int64[2] k) { k = Constant <value_ints = [3, 4]> ()  y = Relu (x) }"
+        )
+    )
     assert sorted(ops(graph)) == ["Constant", "Relu"]
 
 
@@ -123,7 +129,13 @@ def test_names_are_repaired() -> None:
 
 
 def test_shapes_are_inferred_and_the_batch_stays_symbolic() -> None:
-    graph = normal(parsed("(float[N,3,8,8] x) => (float[?,?,?,?] y) <float[4,3,3,3] w> { c = Conv (x, k)  y = Relu (c) }".replace("<float[4,3,3,3] w>", "").replace("x) =>", "x, float[4,3,3,3] k) =>")))
+    graph = normal(
+        parsed(
+            "(float[N,3,8,8] x) => (float[?,?,?,?] y) <float[4,3,3,3] w> { c = Conv (x, k)  y = Relu (c) }".replace(
+                "<float[4,3,3,3] w>", ""
+            ).replace("x) =>", "x, float[4,3,3,3] k) =>")
+        )
+    )
     assert graph.nodes[0].outputs[0].shape == ["N", 4, 6, 6]
 
 
@@ -142,7 +154,10 @@ def test_metadata_survives() -> None:
     model.producer_name = "someone"
     graph = normalize(model)
     written, _ = to_proto(graph.copy())
-    assert {p.key: p.value for p in written.metadata_props} == {"names": "{0: 'hand'}", "stride": "32"}
+    assert {p.key: p.value for p in written.metadata_props} == {
+        "names": "{0: 'hand'}",
+        "stride": "32",
+    }
     assert written.producer_name == "someone"
 
 
@@ -150,7 +165,11 @@ def test_what_the_model_says_of_itself_survives() -> None:
     model = parsed("(float[2] x) => (float[2] y) { y = Relu (x) }", opset=13)
     model.doc_string, model.domain, model.model_version = "finds cats", "org.cats", 7
     written, _ = to_proto(normalize(model).copy())
-    assert (written.doc_string, written.domain, written.model_version) == ("finds cats", "org.cats", 7)
+    assert (written.doc_string, written.domain, written.model_version) == (
+        "finds cats",
+        "org.cats",
+        7,
+    )
 
 
 BRANCHES = """(float[2] x, bool p) => (float[2] y) <float[2] k = {1.0, 2.0}>
@@ -210,7 +229,22 @@ def test_a_branch_that_returns_a_tensor_from_outside() -> None:
         np.testing.assert_array_equal(open_graph(graph).run(feeds)["y"], expected)
 
 
-@pytest.mark.parametrize("dtype", ["FLOAT16", "BFLOAT16", "INT8", "UINT8", "INT4", "UINT4", "BOOL", "DOUBLE", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "FLOAT16",
+        "BFLOAT16",
+        "INT8",
+        "UINT8",
+        "INT4",
+        "UINT4",
+        "BOOL",
+        "DOUBLE",
+        "FLOAT8E4M3FN",
+        "FLOAT8E4M3FNUZ",
+        "FLOAT8E5M2FNUZ",
+    ],
+)
 def test_constants_of_every_type_round_trip(dtype: str) -> None:
     kind = getattr(onnx.TensorProto, dtype)
     values = np.arange(10).astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).reshape(2, 5)
@@ -228,7 +262,12 @@ def test_constants_of_every_type_round_trip(dtype: str) -> None:
     ("edit", "message"),
     [
         (lambda m: m.graph.sparse_initializer.add(), "sparse initializers"),
-        (lambda m: m.graph.node[0].attribute.append(onnx.helper.make_attribute("t", onnx.helper.make_tensor_type_proto(1, [2]))), "holds a type"),
+        (
+            lambda m: m.graph.node[0].attribute.append(
+                onnx.helper.make_attribute("t", onnx.helper.make_tensor_type_proto(1, [2]))
+            ),
+            "holds a type",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused(edit: object, message: str) -> None:

@@ -39,10 +39,14 @@ def test_the_streamed_bytes_are_what_protobuf_would_write(tmp_path: Path) -> Non
     graphopt.save(graph, tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     for tensor in model.graph.initializer:
-        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), graph.tensors()[tensor.name].values)
+        np.testing.assert_array_equal(
+            onnx.numpy_helper.to_array(tensor), graph.tensors()[tensor.name].values
+        )
 
 
-def test_large_models_keep_their_weights_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_keep_their_weights_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx_file, "INLINE_LIMIT_BYTES", 20_000)
     graph = graph_from(BIG)
     path = tmp_path / "m.onnx"
@@ -114,7 +118,9 @@ def test_a_link_stays_a_link_and_what_it_names_is_replaced(tmp_path: Path) -> No
     graphopt.save(graph_from(BIG), tmp_path / "link.onnx")
     assert (tmp_path / "link.onnx").is_symlink()
     assert [p.name for p in (tmp_path / "real").iterdir()] == ["m.onnx"]
-    assert graphopt.to_text(graphopt.load(tmp_path / "real" / "m.onnx")) == graphopt.to_text(graph_from(BIG))
+    assert graphopt.to_text(graphopt.load(tmp_path / "real" / "m.onnx")) == graphopt.to_text(
+        graph_from(BIG)
+    )
 
 
 def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:

@@ -61,14 +61,26 @@ COSTS = {
         96 * 36,
         216,
     ),
-    "gemm": ("(float[2,5] x) => (float[2,8] y) <float[5,8] w, float[8] b> { y = Gemm (x, w, b) }", 80, 48),
+    "gemm": (
+        "(float[2,5] x) => (float[2,8] y) <float[5,8] w, float[8] b> { y = Gemm (x, w, b) }",
+        80,
+        48,
+    ),
     "gemm_trans_a": (
         "(float[5,2] x) => (float[2,8] y) <float[8,5] w> { y = Gemm <transA = 1, transB = 1> (x, w) }",
         80,
         40,
     ),
-    "matmul": ("(float[2,7,5] x) => (float[2,7,8] y) <float[5,8] w> { y = MatMul (x, w) }", 2 * 7 * 8 * 5, 40),
-    "attention": ("(float[2,7,5] x, float[2,5,3] z) => (float[2,7,3] y) { y = MatMul (x, z) }", 2 * 7 * 3 * 5, 0),
+    "matmul": (
+        "(float[2,7,5] x) => (float[2,7,8] y) <float[5,8] w> { y = MatMul (x, w) }",
+        2 * 7 * 8 * 5,
+        40,
+    ),
+    "attention": (
+        "(float[2,7,5] x, float[2,5,3] z) => (float[2,7,3] y) { y = MatMul (x, z) }",
+        2 * 7 * 3 * 5,
+        0,
+    ),
     # weights of 8 bits are parameters, and so are the scale (once) and the zero point (once)
     "quantized": (QCONV, 512 * 27, 216 + 2),
     "indices_are_no_parameters": (

@@ -120,7 +120,7 @@ def test_uses_inside_a_subgraph_are_replaced_too() -> None:
     sweep(graph)
     assert ops(graph) == ["Relu", "If"]
     found = open_graph(graph).run({"x": X, "p": np.array(True)})["y"]
-    np.testing.assert_array_equal(found, [0, 0, 3, 10])
+    np.testing.assert_array_equal(found, [0, 0, 4, 10])
 
 
 def test_a_reader_in_a_subgraph_is_not_the_sole_reader() -> None:
@@ -188,6 +188,16 @@ def test_a_copy_shares_arrays_and_nothing_else() -> None:
     sweep(twin)
     assert to_text(graph) == before
     assert graph.metadata == {"names": "cat"}
+
+
+def test_a_constant_that_subgraphs_read_too_stays_one_in_a_copy() -> None:
+    text = BRANCH.replace("e = Abs (x)", "e = Mul (x, w)").replace("n = Neg (a)", "n = Mul (a, w)")
+    for graph in (graph_from(text), graph_from(text).copy()):
+        weight = node(graph, "Mul").inputs[1]
+        assert [n.op for n in weight.outputs] == ["Mul", "Mul", "Mul"]
+        weight.values = np.ones(4, np.float32)
+        found = open_graph(graph).run({"x": X, "p": np.array(False)})["y"]
+        np.testing.assert_array_equal(found, X)
 
 
 def test_setting_a_later_input_leaves_the_ones_between_out() -> None:

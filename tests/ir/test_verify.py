@@ -65,14 +65,30 @@ def _an_unknown_operator(graph: Graph) -> None:
 
 
 BREAKS: dict[str, tuple[str, Callable[[Graph], None], str]] = {
-    "nobody_makes_the_output": ("outputs_are_made", _nobody_makes_the_output, "output 'y' is computed by no node"),
+    "nobody_makes_the_output": (
+        "outputs_are_made",
+        _nobody_makes_the_output,
+        "output 'y' is computed by no node",
+    ),
     "output_without_type": ("outputs_are_made", _the_output_has_no_type, "output 'y' has no type"),
     "computed_twice": ("one_producer_each", _computed_twice, "tensor 'a' is computed by 2 nodes"),
-    "computed_input": ("one_producer_each", _an_input_is_computed, "tensor 'x' is computed by 1 nodes"),
+    "computed_input": (
+        "one_producer_each",
+        _an_input_is_computed,
+        "tensor 'x' is computed by 1 nodes",
+    ),
     "tensor_names": ("names_are_unique", _two_tensors_of_one_name, "two tensors are named 'w'"),
     "node_names": ("names_are_unique", _two_nodes_of_one_name, "two nodes are named 'Mul_b'"),
-    "order": ("order_is_topological", _wrong_order, "node 'Neg_y' reads 'b', which is not computed before it"),
-    "ghost": ("order_is_topological", _reads_what_nobody_makes, "node 'Mul_b' reads 'ghost', which is not computed"),
+    "order": (
+        "order_is_topological",
+        _wrong_order,
+        "node 'Neg_y' reads 'b', which is not computed before it",
+    ),
+    "ghost": (
+        "order_is_topological",
+        _reads_what_nobody_makes,
+        "node 'Mul_b' reads 'ghost', which is not computed",
+    ),
     "constant_node": ("no_constant_nodes", _a_constant_node, "node 'const' is a Constant node"),
     "attribute": ("onnx_accepts_it", _an_unknown_attribute, "Unrecognized attribute: colour"),
     "operator": ("onnx_accepts_it", _an_unknown_operator, "No Op registered for NoSuchOp"),
