@@ -29,12 +29,12 @@ def main() -> int:
 
 def repository_files() -> list[str]:
     """What the wheel has to hold, under the names it has there."""
-    files = []
-    for folder, package in FOLDERS.items():
-        for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                files.append(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
-    return files
+    return [
+        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, package in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
 
 
 if __name__ == "__main__":

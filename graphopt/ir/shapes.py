@@ -9,7 +9,6 @@ import onnx
 from graphopt.ir.graph import Graph, Variable, input_value, nodes_of
 from graphopt.ir.proto import to_proto
 
-
 _MADE_UP = "unk__"
 
 
