@@ -110,8 +110,8 @@ class Oracle:
             RunError: neither ONNX Runtime nor onnx.reference can run it, or it is random.
         """
         if (node := _random_node(graph)) is not None:
-            what = f"{node.op} {label(node)!r}"
-            raise RunError(f"{what} draws random numbers, so that no two runs agree")
+            where = f"{node.op} {label(node)!r}"
+            raise RunError(f"{where} draws random numbers, so that no two runs agree")
         runner = reference or open_runner(graph)
         self.executor = runner.name
         self.samples = _runnable_samples(graph, runner, seed)
@@ -153,9 +153,8 @@ class Oracle:
 def _random_node(graph: Graph) -> Node:
     """A node whose results differ from run to run, or None."""
     for node in (*graph.nodes, *inner_nodes(graph)):
-        training = is_op(node, "Dropout") and input_of(node, 2) is not None
-        if training and value_of(node.inputs[2]) is not None:
-            training = bool(scalar_of(node.inputs[2]))
+        flag = input_of(node, 2) if is_op(node, "Dropout") else None
+        training = flag is not None and (value_of(flag) is None or bool(scalar_of(flag)))
         if (training or is_op(node, *_RANDOM_OPS)) and "seed" not in node.attrs:
             return node
     return None
