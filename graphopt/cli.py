@@ -107,6 +107,8 @@ def optimize(
     started = time.perf_counter()
     chosen = _passes(passes, pipeline, skip or [], only or [])
     target = output or model.with_name(f"{model.stem}.opt.onnx")
+    if report is not None and report.exists() and not report.is_dir():
+        raise UsageError(f"--report {report} is a file; name a folder for the report")
     with _progress() as progress:
         run = optimize_file(
             model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from graphopt.pass_base import Pass
 from graphopt.pipeline import Outcome, PassResult, Pipeline, Progress, silent
 from graphopt.registry import default_passes, unknown
 from graphopt.runtime.measure import Latency, compare_latency, operator_shares
+from graphopt.runtime.memory import release
 from graphopt.runtime.run import Feeds, Runner, open_file
 
 # An activation that takes this share of the running time deserves a note.
@@ -44,9 +44,11 @@ class Snapshot:
     def of(cls, graph: Graph, path: Path) -> Snapshot:
         """The snapshot of a graph stored at `path`."""
         layers = tuple(node_cost(n) for n in graph.nodes)
+        cost, size = cost_of(graph), path.stat().st_size
         data = path.with_name(path.name + ".data")
-        size = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
-        return cls(str(path), size, _sha256(path), graph.opset, cost_of(graph), layers)
+        if size < cost.weight_bytes and data.exists():  # else it is left from another model
+            size += data.stat().st_size
+        return cls(str(path), size, _sha256(path), graph.opset, cost, layers)
 
 
 def _sha256(path: Path) -> str:
@@ -114,6 +116,7 @@ def optimize_file(
     if verify:
         progress("running the reference")
         oracle = _reference(graph, source, seed=seed, reshaped=bool(input_shapes))
+        release()
         clock.lap("reference")
     outcome = pipeline.run(graph, oracle=oracle, seed=seed, strict=strict, progress=progress)
     clock.lap("passes")
@@ -121,15 +124,13 @@ def optimize_file(
     notes += pass_notes(outcome)
     feeds = None if oracle is None else oracle.samples[0].feeds
     kept = source if source.resolve() != target.resolve() else None
-    # A large model's original weights are not needed any more. Graphs are full of cycles, so the
-    # arrays they hold stay until they are collected.
-    del graph
-    gc.collect()
+    del graph  # a large model's original weights are not needed any more
+    release()
     progress("writing")
     save(outcome.graph, target, runnable=verify and oracle is not None and _by_ort(oracle))
     after, results, final = Snapshot.of(outcome.graph, target), outcome.results, outcome.final
     del outcome
-    gc.collect()
+    release()
     clock.lap("save")
     latency: Latency | None = None
     shares: dict[str, float] = {}

@@ -20,6 +20,7 @@ from graphopt.ir.shapes import infer_shapes
 from graphopt.ir.verify import verify
 from graphopt.oracle import Oracle, Verdict, departure
 from graphopt.pass_base import Changes, Context, Note, Pass
+from graphopt.runtime.memory import release
 from graphopt.runtime.run import Outputs
 
 
@@ -52,6 +53,9 @@ class Outcome:
 
 
 Progress = Callable[[str], None]
+
+# Above this, memory is handed back after every pass that changed something.
+_LARGE_BYTES = 64_000_000
 
 
 def silent(text: str) -> None:
@@ -197,6 +201,8 @@ class _Step:
         detail = self._judged(judge, outputs, after)
         # The next pass is compared with this graph: each answers for its own error only.
         self._bench.accept(after, judge.expecting(outputs))
+        if self._bench.cost.weight_bytes > _LARGE_BYTES:
+            release()
         return "verified", detail
 
     def _judged(self, judge: Oracle, outputs: list[Outputs], after: Graph) -> str:

@@ -279,6 +279,11 @@ def test_output_into_a_missing_folder(tmp_path: Path, model: Path) -> None:
     assert "create the folder first" in fails(tmp_path, "optimize", model, "-o", target)
 
 
+def test_a_report_into_a_file_is_refused_before_any_work(tmp_path: Path, model: Path) -> None:
+    line = fails(tmp_path, "optimize", model, "--report", model, code=2)
+    assert "name a folder" in line
+
+
 def test_output_is_a_folder(tmp_path: Path, model: Path) -> None:
     assert "is a folder" in fails(tmp_path, "optimize", model, "-o", tmp_path)
 
