@@ -135,7 +135,7 @@ def optimize_file(
     shares: dict[str, float] = {}
     if measure and feeds is not None and _by_ort(oracle):
         progress("measuring latency")
-        latency, shares = _measured(kept, target, feeds, notes)
+        latency, shares = _measured(kept, after, feeds, notes)
         clock.lap("measure")
     return Optimized(
         before=before,
@@ -231,30 +231,31 @@ def _by_ort(oracle: Oracle | None) -> bool:
 
 
 def _measured(
-    before: Path | None, after: Path, feeds: Feeds, notes: list[str]
+    before: Path | None, after: Snapshot, feeds: Feeds, notes: list[str]
 ) -> tuple[Latency | None, dict[str, float]]:
     if before is None:
         notes.append("the input was replaced, so its latency was not measured")
     try:
-        latency = compare_latency(before, after, feeds) if before else None
-        shares = operator_shares(after, feeds)
+        latency = compare_latency(before, Path(after.path), feeds) if before else None
+        shares = operator_shares(Path(after.path), feeds)
     except RunError as error:
         notes.append(f"latency was not measured: {error}")
         return None, {}
-    notes += share_notes(shares)
+    notes += share_notes(shares, {layer.op for layer in after.layers})
     return latency, shares
 
 
-def share_notes(shares: Mapping[str, float]) -> list[str]:
+def share_notes(shares: Mapping[str, float], operators: set[str]) -> list[str]:
     """A note on an activation that no runtime fuses, when it takes much of the running time."""
     # ONNX Runtime has no Mish kernel: it runs the operator's definition, Softplus, Tanh and Mul.
     share = sum(shares.get(op, 0.0) for op in ("Mish", "Softplus", "Tanh"))
-    if share < _NOTE_SHARE or not {"Mish", "Softplus"} & set(shares):
+    if "Mish" not in operators or share < _NOTE_SHARE:
         return []
-    return [
+    note = (
         f"Mish takes {share:.0%} of the running time in ONNX Runtime, which fuses it into nothing; "
         "the same network trained with SiLU, HardSwish or LeakyReLU runs faster"
-    ]
+    )
+    return [note]
 
 
 class _Clock:
