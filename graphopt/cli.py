@@ -258,7 +258,8 @@ def zoo_export(
     from graphopt.frontends.normal_form import normalize
     from graphopt.frontends.onnx_file import save
     from graphopt.ir.cost import cost_of
-    from graphopt.report.terminal import console, count
+    from graphopt.report.figures import count
+    from graphopt.report.terminal import console
     from graphopt.zoo import export
 
     with _progress() as progress:

@@ -10,10 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphopt.report.figures import TOTALS, Show, change, error, milliseconds, moved, shape, size
-
-# `count` is also what the command line words its sentences with.
-from graphopt.report.figures import count as count
+from graphopt.report.figures import (
+    TOTALS,
+    Show,
+    change,
+    count,
+    error,
+    milliseconds,
+    moved,
+    shape,
+    size,
+)
 
 Document = Mapping[str, Any]
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir.graph import Node, Tensor, input_value, is_op, rank_of, static_shape, value_of
+from graphopt.passes.simplify.constant_arithmetic import ARITHMETIC, scale_and_shift
 
 Array = np.ndarray[Any, Any]
 
-ARITHMETIC = ("Mul", "Div", "Add", "Sub")
 AFFINE_OPS = ("BatchNormalization", *ARITHMETIC)
 
 
@@ -55,16 +55,11 @@ def affine_of(node: Node, channels: int, axis: int) -> Affine | str:
 
 
 def _arithmetic(op: str, data: Tensor, side: int, constant: Array) -> Affine | str:
-    one, zero = np.ones_like(constant), np.zeros_like(constant)
-    if op == "Mul":
-        return Affine(data, constant, zero)
-    if op == "Add":
-        return Affine(data, one, constant)
-    if op == "Sub":
-        return Affine(data, one, -constant) if side == 0 else Affine(data, -one, constant)
-    if side == 1:
-        return "it divides by the result"
-    return "it divides by zero" if not constant.all() else Affine(data, 1.0 / constant, zero)
+    found = scale_and_shift(op, constant, first=side == 0)
+    if found is None:
+        return "it divides by the result" if side == 1 else "it divides by zero"
+    scale, shift = (np.broadcast_to(part, constant.shape) for part in found)
+    return Affine(data, scale, shift)
 
 
 def _per_channel(values: Array, channels: int, axis: int, rank: int | None) -> Array | None:

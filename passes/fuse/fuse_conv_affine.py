@@ -21,8 +21,9 @@ from graphopt.ir.graph import (
     sole_reader,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.fuse.affine import ARITHMETIC, Affine, affine_of, data_input, why_not_kept
+from graphopt.passes.fuse.affine import Affine, affine_of, data_input, why_not_kept
 from graphopt.passes.fuse.linear import LINEAR_OPS, out_channels, scale_outputs, why_not_scalable
+from graphopt.passes.simplify.constant_arithmetic import ARITHMETIC
 
 
 @dataclass(frozen=True)

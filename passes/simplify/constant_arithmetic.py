@@ -36,12 +36,16 @@ def step_of(node: Node | None) -> Step | None:
             continue
         if not keeps_shape(values.shape, source) or not values.size:
             return None
-        affine = _affine(node.op, values, first=k == 0)
+        affine = scale_and_shift(node.op, values, first=k == 0)
         return None if affine is None else Step(node, source, *affine)
     return None
 
 
-def _affine(op: str, values: Array, *, first: bool) -> tuple[Array, Array] | None:
+def scale_and_shift(op: str, values: Array, *, first: bool) -> tuple[Array, Array] | None:
+    """scale and shift of the operator with a constant; `first`: the computed operand is the first.
+
+    None for a division by zero, by what is computed, or of integers.
+    """
     if values.dtype.kind in "iu":
         wide = values.astype(np.int64)
     elif values.dtype.kind == "f":
