@@ -1,0 +1,1 @@
+"""Which channels of a network live and die together, and taking them out."""

@@ -1,0 +1,93 @@
+"""Labels of channels, and which of them have to live or die together.
+
+A label is a positive integer that stands for one slice of one axis. `unite` makes two vectors of
+labels equal element by element (union-find over whole numpy vectors), `freeze` forbids removal and
+remembers why. The label 0 stands for something that can never be removed: what is united with it
+is frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Vector: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+KEPT = 0  # the label of what can never be removed
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why labels are frozen: the node (or tensor) it happens at, and one sentence."""
+
+    where: str
+    what: str
+
+
+class Labels:
+    """A growing set of labels with their unions and what is frozen."""
+
+    def __init__(self) -> None:
+        self._parent: Vector = np.zeros(1024, np.int64)
+        self._count = 1  # label 0 is KEPT
+        self.frozen: list[tuple[Vector, Reason]] = []
+        self.unions: list[tuple[Vector, str]] = []
+
+    def fresh(self, count: int) -> Vector:
+        """New labels, each on its own."""
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            grown = np.zeros(max(self._count, 2 * len(self._parent)), np.int64)
+            grown[:first] = self._parent[:first]
+            self._parent = grown
+        labels = np.arange(first, self._count, dtype=np.int64)
+        self._parent[first : self._count] = labels
+        return labels
+
+    def __len__(self) -> int:
+        return self._count
+
+    def find(self, vector: Vector) -> Vector:
+        """The representative of each label's union (0 stays 0)."""
+        roots = self._parent[vector]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[vector.reshape(-1)] = roots.reshape(-1)
+        return roots
+
+    def unite(self, a: Vector, b: Vector, where: str) -> None:
+        """Makes a[i] and b[i] one for every i; what meets KEPT is frozen."""
+        held = (a == KEPT) != (b == KEPT)
+        if held.any():
+            freeze = np.where(a == KEPT, b, a)[held]
+            self.freeze(freeze, Reason(where, "is combined with a tensor that keeps its size"))
+        both = (a != KEPT) & (b != KEPT)
+        left, right = a[both], b[both]
+        merged = False
+        while True:
+            ra, rb = self.find(left), self.find(right)
+            apart = ra != rb
+            if not apart.any():
+                break
+            merged = True
+            high, low = np.maximum(ra, rb)[apart], np.minimum(ra, rb)[apart]
+            np.minimum.at(self._parent, high, low)
+        if merged:
+            self.unions.append((left, where))
+
+    def freeze(self, vector: Vector, reason: Reason) -> None:
+        """Nothing in `vector` may be removed."""
+        labels = vector[vector != KEPT]
+        if labels.size:
+            self.frozen.append((labels, reason))
+
+    def frozen_roots(self) -> Vector:
+        """The representatives of all frozen unions."""
+        if not self.frozen:
+            return np.zeros(0, np.int64)
+        return np.unique(self.find(np.concatenate([v for v, _ in self.frozen])))

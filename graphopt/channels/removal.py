@@ -1,0 +1,118 @@
+"""Taking channels out of a graph: constants sliced, sizes and positions rewritten, shapes corrected."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.channels.cut import Cut, Mask
+from graphopt.channels.groups import Channels
+from graphopt.channels.labels import Vector
+from graphopt.channels.rules import rule_for
+from graphopt.channels.sweep import read_inside
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, sweep
+
+
+def remove(channels: Channels, removed: Vector) -> None:
+    """Removes units from the analyzed graph, in place. The analysis does not fit it afterwards.
+
+    Args:
+        channels: the analysis of the graph to edit.
+        removed: the numbers of the units that go.
+    """
+    _Removal(channels, removed).run()
+
+
+class _Removal:
+    def __init__(self, channels: Channels, removed: Vector) -> None:
+        self._graph: Graph = channels.graph
+        self._sweep = channels.sweep
+        self._channels = channels
+        self._gone = channels.gone(removed)
+
+    def run(self) -> None:
+        """Sizes first, while shapes are still those from before; then constants and shapes."""
+        for node in list(self._graph.nodes):
+            rule = rule_for(node)
+            if rule is not None and rule.shrink is not None and self._loses(node):
+                rule.shrink(Cut(self._graph, node, self._kept))
+        self._slice_all()
+        self._graph.forget_names()
+        sweep(self._graph)
+
+    def _kept(self, tensor: Tensor, reader: Node, index: int, axis: int) -> Mask | None:
+        axes = self._sweep.axes(tensor, reader, index)
+        vector = None if axes is None else axes[axis]
+        if vector is None:
+            return None
+        kept: Mask = ~self._gone[self._channels.units_of(vector)]
+        return None if kept.all() else kept
+
+    def _loses(self, node: Node) -> bool:
+        inputs = [(t, node, i) for i, t in enumerate(node.inputs)]
+        outputs = [(t, None, 0) for t in node.outputs]
+        return any(
+            self._kept(tensor, reader, index, axis) is not None
+            for tensor, reader, index in [*inputs, *outputs]
+            for axis in range(len(tensor.shape or []))
+        )
+
+    def _slice_all(self) -> None:
+        uses: dict[int, list[_Use]] = defaultdict(list)
+        for tensor, reader, index, axes in list(self._sweep.tensors()):
+            masks = [self._kept(tensor, reader, index, a) for a in range(len(axes))]
+            if isinstance(tensor, Constant):
+                uses[id(tensor)].append(_Use(tensor, reader, index, masks))
+            elif any(m is not None for m in masks):
+                tensor.shape = _shape_after(tensor, masks)
+        for each in uses.values():
+            self._slice(each)
+
+    def _slice(self, uses: list[_Use]) -> None:
+        """One constant for all places that keep the same of it; the first of them has its name."""
+        tensor = uses[0].tensor
+        alike: dict[bytes, list[_Use]] = defaultdict(list)
+        for use in uses:
+            alike[use.key].append(use)
+        if len(alike) == 1 and (uses[0].is_whole or not read_inside(self._graph, tensor)):
+            tensor.values = _sliced(tensor.values, uses[0].masks)
+            return
+        for same in alike.values():
+            if same[0].is_whole:
+                continue  # goes on reading the old constant
+            name = self._graph.fresh_name(tensor.name)
+            copy = Constant(name, _sliced(tensor.values, same[0].masks))
+            for use in same:
+                use.reader.inputs[use.index] = copy
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A place a constant is read in, and what stays of each axis there."""
+
+    tensor: Tensor
+    reader: Node
+    index: int
+    masks: list[Mask | None]
+
+    @property
+    def is_whole(self) -> bool:
+        return all(m is None for m in self.masks)
+
+    @property
+    def key(self) -> bytes:
+        return b"|".join(b"" if m is None else m.tobytes() for m in self.masks)
+
+
+def _shape_after(tensor: Tensor, masks: list[Mask | None]) -> list[Any]:
+    return [d if m is None else int(m.sum()) for d, m in zip(tensor.shape, masks, strict=True)]
+
+
+def _sliced(values: Vector, masks: list[Mask | None]) -> Vector:
+    for axis, mask in enumerate(masks):
+        if mask is not None:
+            values = np.compress(mask, values, axis=axis)
+    return np.ascontiguousarray(values)

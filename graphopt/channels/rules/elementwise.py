@@ -1,0 +1,68 @@
+"""Operators that compute each element from the elements at the same place, with broadcasting."""
+
+from __future__ import annotations
+
+from graphopt.channels.rules.rule import Rule
+from graphopt.channels.view import Axis, View
+
+_UNARY = """
+Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
+HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu
+Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+"""
+_BROADCAST = """
+Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual
+Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor
+"""
+
+
+def _unary(view: View) -> None:
+    view.give(view.take_all(0))
+
+
+def _with_scalars(view: View) -> None:
+    # Clip's bounds, CastLike's example, Dropout's ratio: they carry no channels.
+    view.give(view.take_all(0))
+
+
+def _broadcast(view: View) -> None:
+    rank = len(view.out_dims())
+    inputs = [i for i in range(len(view.node.inputs)) if view.has(i)]
+    view.give([_combined(view, inputs, axis, rank) for axis in range(rank)])
+
+
+def _combined(view: View, inputs: list[int], axis: int, rank: int) -> Axis:
+    size = view.out_dims()[axis]
+    full: list[Axis] = []
+    for i in inputs:
+        dims = view.dims(i)
+        own = axis - (rank - len(dims))
+        if own < 0:
+            continue
+        if dims[own] == 1 and size != 1:
+            view.freeze(view.take(i, own), "broadcasts its only element")
+            continue
+        full.append(view.take(i, own))
+    return view.unite(*full) if full else None
+
+
+def _quantized(view: View) -> None:
+    """QuantizeLinear, DequantizeLinear: scale and zero point per tensor or along one axis."""
+    axes = view.take_all(0)
+    axis = int(view.attr("axis", 1))
+    for i in (1, 2):
+        if not view.has(i) or not view.dims(i) or view.dims(i) == [1]:
+            continue
+        if len(view.dims(i)) > 1:
+            view.freeze(axes[axis], "has a scale per block of channels")
+        else:
+            axes[axis] = view.unite(axes[axis], view.take(i, 0))
+    view.give(axes)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNARY.split(), Rule(_unary)),
+    **dict.fromkeys(("Clip", "CastLike", "Dropout"), Rule(_with_scalars)),
+    **dict.fromkeys(_BROADCAST.split(), Rule(_broadcast)),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), Rule(_quantized)),
+}

@@ -1,0 +1,20 @@
+"""What a rule is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphopt.channels.cut import Cut
+from graphopt.channels.view import View
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`label` carries labels through a node; `shrink` rewrites what of it names sizes or positions.
+
+    `shrink` runs before constants are sliced, on a node of which at least one axis gets smaller.
+    """
+
+    label: Callable[[View], None]
+    shrink: Callable[[Cut], None] | None = None

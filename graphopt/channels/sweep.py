@@ -1,0 +1,176 @@
+"""One sweep over a graph labels every channel of every tensor and unites what belongs together.
+
+Every constant starts with a fresh label on each of its axes; every node's rule carries the labels
+of its inputs to its outputs the way the operator moves or combines data, and unites labels where
+the operator needs equal sizes. Because a constant's labels are its own, a weight that is read twice
+couples its two places by itself. Unknown operators, graph inputs and outputs and subgraphs freeze
+what they touch.
+
+An axis of size 1 carries no labels, nor do the axes of graph inputs. Reshapes that split an axis
+and grouped convolutions leave a choice of what stays together (which of the new axes loses
+elements; whole groups or a part of each). When everything that depends on a choice ends up frozen
+or as one piece, the sweep is repeated with the next way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphopt.channels.labels import Reason, Vector
+from graphopt.channels.rules import rule_for
+from graphopt.channels.view import Axes, DenyError, Findings, View
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, inner_nodes, is_output, outer_inputs
+
+_ROUNDS = 4
+# A constant read in several places gets labels of its own in each when it is no larger than this:
+# simplifiers merge equal biases, and a copy costs nothing.
+_OWN_COPY = 8192
+
+
+class Sweep:
+    """The labels of all tensors of a graph."""
+
+    def __init__(self, graph: Graph, *, share: bool = True) -> None:
+        """Sweeps until no choice improves; with `share` off, weights read twice get copies."""
+        self.graph = graph
+        self._copied = _copied(graph, share=share)
+        self._ways: dict[tuple[int, int], int] = {}
+        self._once()
+        for _ in range(_ROUNDS - 1):
+            if not self._next_ways():
+                break
+            self._once()
+
+    def axes(self, tensor: Tensor, reader: Node = None, index: int = 0) -> Axes | None:
+        """The labels on the axes of a tensor as `reader` sees it in input `index`."""
+        return self._axes.get(self.key(tensor, reader, index))
+
+    def key(self, tensor: Tensor, reader: Node, index: int) -> tuple[int, int, int]:
+        """What tells tensors apart: a constant with copies is another one in every place."""
+        if reader is not None and self.is_copied(tensor):
+            return id(tensor), id(reader), index
+        return id(tensor), 0, 0
+
+    def is_copied(self, tensor: Tensor) -> bool:
+        """Whether every reader of a constant may get a copy of its own."""
+        return id(tensor) in self._copied
+
+    # --- one round ------------------------------------------------------------------------------
+
+    def _once(self) -> None:
+        self.findings = Findings()
+        self.labels = self.findings.labels
+        self._axes: dict[tuple[int, int, int], Axes | None] = {}
+        for node in self.graph.nodes:
+            self._visit(node)
+        for tensor in self.graph.outputs:
+            reason = Reason(tensor.name, f"{tensor.name!r} is an output of the model")
+            self._freeze(self._labels_of(tensor, None, 0), reason)
+
+    def _visit(self, node: Node) -> None:
+        inputs = [
+            None if t.is_empty() else self._labels_of(t, node, i) for i, t in enumerate(node.inputs)
+        ]
+        view = View(node, inputs, self.findings, lambda key: self._ways.get(key, 0))
+        rule = rule_for(node)
+        if any(True for _ in node.subgraphs()):
+            self._freeze_inside(node)
+            view.deny("runs a subgraph, in which nothing is removed")
+        elif rule is None:
+            domain = f"{node.domain}::" if node.domain else ""
+            view.deny(f"is an operator without a rule ({domain}{node.op})")
+        else:
+            try:
+                rule.label(view)
+                view.close()
+            except DenyError as denied:
+                view.deny(str(denied))
+        for k, tensor in enumerate(node.outputs):
+            self._axes[(id(tensor), 0, 0)] = view.outputs.get(k)
+
+    def _labels_of(self, tensor: Tensor, reader: Node, index: int) -> Axes | None:
+        key = self.key(tensor, reader, index)
+        if key not in self._axes:
+            self._axes[key] = self._first_labels(tensor)
+        return self._axes[key]
+
+    def _first_labels(self, tensor: Tensor) -> Axes | None:
+        if tensor.shape is None or not isinstance(tensor, Constant):
+            return None
+        if tensor.dtype in (np.int64, np.int32) and len(tensor.shape) < 2:
+            return None  # shapes, bounds and indices: the rules rewrite them
+        return [self.labels.fresh(d) if d > 1 else None for d in tensor.shape]
+
+    def _freeze_inside(self, node: Node) -> None:
+        reason = Reason(node.name or node.op, "is read inside a subgraph")
+        for tensor in outer_inputs(node):
+            self._freeze(self._labels_of(tensor, None, 0), reason)
+
+    def _freeze(self, axes: Axes | None, reason: Reason) -> None:
+        for vector in axes or []:
+            if vector is not None:
+                self.labels.freeze(vector, reason)
+
+    # --- choices --------------------------------------------------------------------------------
+
+    def _next_ways(self) -> bool:
+        """Moves every stuck choice on to its next way; False when none can be moved."""
+        frozen = self.labels.frozen_roots()
+        moved = False
+        for key, (vector, ways) in self.findings.choices.items():
+            roots = np.unique(self.labels.find(vector))
+            free = np.setdiff1d(roots, frozen, assume_unique=True)
+            stuck = len(free) < min(2, len(vector))
+            way = self._ways.get(key, 0)
+            if stuck and way + 1 < ways:
+                self._ways[key] = way + 1
+                moved = True
+        return moved
+
+    # --- all of it ------------------------------------------------------------------------------
+
+    def tensors(self) -> Iterator[tuple[Tensor, Node, int, Axes]]:
+        """Every labelled tensor once: (tensor, reader, input index, axes).
+
+        `reader` is None except for constants of which every reader has a copy.
+        """
+        seen: set[tuple[int, int, int]] = set()
+        for node in self.graph.nodes:
+            for i, tensor in enumerate(node.inputs):
+                key = self.key(tensor, node, i)
+                axes = self._axes.get(key)
+                if axes is not None and key not in seen and isinstance(tensor, Constant):
+                    seen.add(key)
+                    yield tensor, node if self.is_copied(tensor) else None, i, axes
+            for tensor in node.outputs:
+                axes = self._axes.get((id(tensor), 0, 0))
+                if axes is not None:
+                    yield tensor, None, 0, axes
+
+
+def _copied(graph: Graph, *, share: bool) -> set[int]:
+    """The constants with labels of their own in every place they are read in."""
+    found: set[int] = set()
+    for tensor in {id(t): t for n in graph.nodes for t in n.inputs}.values():
+        if isinstance(tensor, Constant) and len(tensor.outputs) > 1:
+            size = max(tensor.shape, default=1)
+            is_vector = int(np.prod(tensor.shape)) == size
+            if not share or (is_vector and size <= _OWN_COPY):
+                found.add(id(tensor))
+    return found
+
+
+def read_inside(graph: Graph, tensor: Tensor) -> bool:
+    """Whether a subgraph reads `tensor`, or the model gives it out."""
+    return is_output(graph, tensor) or any(
+        t is tensor for n in inner_nodes(graph) for t in outer_inputs(n)
+    )
+
+
+def vectors_of(axes: Axes) -> Iterator[tuple[int, Vector]]:
+    """The axes that carry labels, by number."""
+    for axis, vector in enumerate(axes):
+        if vector is not None:
+            yield axis, vector

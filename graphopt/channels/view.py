@@ -1,0 +1,230 @@
+"""What a rule sees of one node: the labels on its inputs, and what it can say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from graphopt.channels.labels import KEPT, Labels, Reason, Vector
+from graphopt.ir.graph import Constant, Node, Tensor, input_of, input_value, label
+
+Axis: TypeAlias = "Vector | None"  # None: nothing on this axis can be removed
+Axes: TypeAlias = "list[Axis]"
+
+
+class DenyError(Exception):
+    """A rule cannot say what this node does with labels; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """An input axis the node sums over: a removed label has to contribute zero there."""
+
+    node: Node
+    index: int
+    axis: int
+    labels: Vector
+
+
+@dataclass(frozen=True)
+class Site:
+    """A parameter axis and what it is for.
+
+    `role` is "output" or "input" (the two sides of a linear operator's weight), "bias", or one of
+    a normalization's "scale", "shift", "mean", "variance".
+    """
+
+    node: Node
+    role: str
+    index: int
+    axis: int
+    labels: Vector
+
+
+@dataclass
+class Findings:
+    """What a sweep collects besides the labels of tensors."""
+
+    labels: Labels = field(default_factory=Labels)
+    contractions: list[Contraction] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
+    # Choices rules made, by (node id, running number): the labels that depend on the choice and
+    # how many ways there were.
+    choices: dict[tuple[int, int], tuple[Vector, int]] = field(default_factory=dict)
+
+
+class View:
+    """One node under a rule. An input axis the rule does not `take` is frozen in the end."""
+
+    def __init__(
+        self,
+        node: Node,
+        inputs: list[Axes | None],
+        findings: Findings,
+        chosen: Callable[[tuple[int, int]], int],
+    ) -> None:
+        self.node = node
+        self._inputs = inputs
+        self._findings = findings
+        self._chosen = chosen
+        self._taken: set[tuple[int, int]] = set()
+        self._made = 0
+        self.outputs: dict[int, Axes] = {}
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """How reports call the node."""
+        return label(self.node)
+
+    def has(self, index: int) -> bool:
+        """Whether input `index` is given."""
+        return input_of(self.node, index) is not None
+
+    def dims(self, index: int) -> list[Any]:
+        """The dimensions of input `index`; numbers where they are known."""
+        dims = _dims(input_of(self.node, index))
+        labelled = self._inputs[index] or [None] * len(dims)
+        return [d if v is None else v.size for d, v in zip(dims, labelled, strict=True)]
+
+    def out_dims(self, index: int = 0) -> list[Any]:
+        """The dimensions of output `index`."""
+        return _dims(self.node.outputs[index])
+
+    def value(self, index: int) -> np.ndarray[Any, Any] | None:
+        """The array of constant input `index`, or None."""
+        return input_value(self.node, index)
+
+    def ints(self, index: int, what: str) -> list[int]:
+        """The numbers of a constant integer input; denies when it is computed."""
+        values = self.value(index)
+        if values is None:
+            raise DenyError(f"its {what} are computed at run time")
+        return [int(v) for v in values.reshape(-1)]
+
+    def attr(self, name: str, default: Any) -> Any:
+        """An attribute of the node."""
+        return self.node.attrs.get(name, default)
+
+    def is_constant(self, index: int) -> bool:
+        """Whether input `index` is a constant."""
+        return isinstance(input_of(self.node, index), Constant)
+
+    # --- labels ---------------------------------------------------------------------------------
+
+    def look(self, index: int, axis: int) -> Axis:
+        """The labels of an input axis, without answering for them."""
+        axes = self._inputs[index]
+        return None if axes is None else axes[axis]
+
+    def take(self, index: int, axis: int) -> Axis:
+        """The labels of an input axis; the rule now answers for them."""
+        axes = self._inputs[index]
+        if axes is None:
+            return None
+        self._taken.add((index, axis % len(axes)))
+        return axes[axis]
+
+    def take_all(self, index: int) -> Axes:
+        """The labels of every axis of an input."""
+        return [self.take(index, a) for a in range(len(self.dims(index)))]
+
+    def fresh(self, count: int) -> Vector:
+        """Labels of channels that come into being here."""
+        return self._findings.labels.fresh(count)
+
+    def unite(self, *axes: Axis) -> Axis:
+        """All the same from here on; when one cannot lose anything, none can."""
+        if any(a is None for a in axes):
+            for each in axes:
+                self.freeze(each, "is combined with a tensor that keeps its size")
+            return None
+        first = axes[0]
+        for each in axes[1:]:
+            if each is not first and each is not None and first is not None:
+                if each.shape != first.shape:
+                    raise DenyError(f"sizes {first.size} and {each.size} meet")
+                self._findings.labels.unite(first, each, self.where)
+        return first
+
+    def unite_rows(self, table: Vector) -> Vector:
+        """Makes each row of a table of labels one; returns its first column."""
+        first = table[:, 0].copy()
+        rest = table[:, 1:]
+        if rest.size:
+            self._findings.labels.unite(
+                np.repeat(first, rest.shape[1]), rest.reshape(-1), self.where
+            )
+        return first
+
+    def roots(self, vector: Vector) -> Vector:
+        """The representatives of labels as known so far."""
+        return self._findings.labels.find(vector)
+
+    def freeze(self, vector: Axis, what: str) -> None:
+        """Nothing in `vector` may go, because this node `what`."""
+        if vector is not None:
+            self._findings.labels.freeze(vector, Reason(self.where, f"{self.node.op} {what}"))
+
+    def give(self, axes: Sequence[Axis], output: int = 0) -> None:
+        """The labels of an output."""
+        self.outputs[output] = list(axes)
+
+    # --- facts ----------------------------------------------------------------------------------
+
+    def contract(self, index: int, axis: int, vector: Axis) -> None:
+        """The node sums over this axis of input `index`."""
+        if vector is not None:
+            rank = len(self.dims(index))
+            found = Contraction(self.node, index, axis % rank, vector)
+            self._findings.contractions.append(found)
+
+    def site(self, role: str, index: int, axis: int) -> None:
+        """Input `index` carries a parameter of this role along `axis`."""
+        vector = self.look(index, axis) if self.has(index) else None
+        if vector is not None:
+            rank = len(self.dims(index))
+            self._findings.sites.append(Site(self.node, role, index, axis % rank, vector))
+
+    def choose(self, ways: int) -> tuple[int, Callable[[Vector], None]]:
+        """One of several right ways; the sweep tries another when what depends on it is stuck.
+
+        Returns:
+            The way to take, and a function to be told the labels that depend on it.
+        """
+        key = (id(self.node), self._made)
+        self._made += 1
+
+        def depends(vector: Vector) -> None:
+            self._findings.choices[key] = (vector, ways)
+
+        return self._chosen(key) % ways, depends
+
+    def close(self) -> None:
+        """Freezes what the rule did not answer for."""
+        for index, axes in enumerate(self._inputs):
+            for axis, vector in enumerate(axes or []):
+                if vector is not None and (index, axis) not in self._taken:
+                    self.freeze(vector, f"mixes axis {axis} of its input {index}")
+
+    def deny(self, reason: str) -> None:
+        """Freezes everything the node reads."""
+        self.outputs.clear()
+        for axes in self._inputs:
+            for vector in axes or []:
+                self.freeze(vector, reason)
+
+
+def _dims(tensor: Tensor | None) -> list[Any]:
+    if tensor is None or tensor.shape is None:
+        raise DenyError("has a tensor of unknown rank")
+    return list(tensor.shape)
+
+
+def holes(size: int) -> Vector:
+    """Labels of an axis that keeps its size."""
+    return np.full(size, KEPT, np.int64)
