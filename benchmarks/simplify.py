@@ -119,7 +119,9 @@ def run_tool(
         ratio = None
         if seconds:
             feeds = oracle.samples[0].feeds
-            pair = compare_latency(case.path, target, feeds, seconds=seconds, keep_open=True)
+            pair = compare_latency(
+                case.path, target, feeds, threads=1, seconds=seconds, keep_open=True
+            )
             ratio = pair.ratio
     except (GraphoptError, onnx.checker.ValidationError) as problem:
         return Result(**base, failure=f"invalid: {str(problem).splitlines()[0][:80]}")
@@ -216,8 +218,8 @@ def page(results: list[Result]) -> str:
         "`make bench` makes this page anew. Nodes left per model; a file that is wrong, invalid or",
         "missing is marked with its failure. `ort-extended` uses ONNX Runtime's own operators, so its",
         "count is in brackets. CPU seconds leave out imports and, for graphopt, the verification, which",
-        "the run's own tables show apart. Latency is ONNX Runtime's at its default optimizations, as a",
-        "ratio to the original file.",
+        "the run's own tables show apart. Latency is ONNX Runtime's at its default optimizations on one",
+        "thread, in processor time, as a ratio to the original file.",
         "",
         *_markdown(columns, rows),
         "",

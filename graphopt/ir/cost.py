@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_of, is_op
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, is_op
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def cost_of(graph: Graph) -> Cost:
     rows = [node_cost(n) for n in graph.nodes]
     return Cost(
         nodes=len(graph.nodes),
-        parameters=sum(_parameters(c) for c in constants),
+        parameters=sum(parameters_of(c) for c in constants),
         macs=sum(r.macs for r in rows),
         weight_bytes=sum(int(c.values.nbytes) for c in constants),
         activation_bytes=sum(r.activation_bytes for r in rows),
@@ -58,8 +58,8 @@ def node_cost(node: Node) -> NodeCost:
         name=node.name,
         op=node.op if not node.domain else f"{node.domain}::{node.op}",
         shape=shape,
-        parameters=sum(_parameters(t) for t in node.inputs if isinstance(t, Constant)),
-        macs=_MACS[node.op](node) if is_op(node, *_MACS) else 0,
+        parameters=sum(parameters_of(t) for t in node.inputs if isinstance(t, Constant)),
+        macs=_macs(node),
         activation_bytes=sum(_bytes(t) for t in node.outputs),
     )
 
@@ -68,7 +68,8 @@ def _constants(graph: Graph) -> list[Tensor]:
     return [t for t in graph.tensors().values() if isinstance(t, Constant)]
 
 
-def _parameters(constant: Tensor) -> int:
+def parameters_of(constant: Tensor) -> int:
+    """The parameters a constant holds."""
     # Integer constants are shapes, axes and indices; quantized weights are 8 bits or fewer.
     is_index = constant.values.dtype.kind in "iub" and constant.values.dtype.itemsize >= 4
     return 0 if is_index else int(constant.values.size)
@@ -83,50 +84,79 @@ def _bytes(tensor: Tensor) -> int:
 def _volume(tensor: Tensor | None) -> int:
     if tensor is None or tensor.shape is None:
         return 0
-    return math.prod(d if isinstance(d, int) else 1 for d in tensor.shape)
+    return math.prod(_dim(d) for d in tensor.shape)
 
 
-def _conv_macs(node: Node) -> int:
-    return _volume(node.outputs[0]) * _taps(node.inputs[1])
+# --- MACs as a product of dimensions ----------------------------------------------------------
+
+# Axes of tensors whose sizes, multiplied, are the MACs of a node.
+MacAxes = list[tuple[Any, int]]
 
 
-def _qlinear_conv_macs(node: Node) -> int:
-    return _volume(node.outputs[0]) * _taps(node.inputs[3])
+def mac_axes(node: Node) -> MacAxes:
+    """(tensor, axis) for every factor of the node's MACs; empty when it has none."""
+    rule = _MACS.get(node.op) if is_op(node, node.op) else None
+    return [] if rule is None else rule(node)
 
 
-def _conv_transpose_macs(node: Node) -> int:
-    return _volume(node.inputs[0]) * _taps(node.inputs[1])
+def _macs(node: Node) -> int:
+    axes = mac_axes(node)
+    return math.prod(_dim(t.shape[a]) for t, a in axes) if axes else 0
 
 
-def _taps(weight: Tensor) -> int:
-    """The multiplications per output element (per input element when transposed)."""
-    sizes = weight.shape[1:] if weight.shape else [0]
-    return math.prod(d if isinstance(d, int) else 1 for d in sizes)
+def _dim(dim: Any) -> int:
+    return dim if isinstance(dim, int) else 1
 
 
-def _gemm_macs(node: Node) -> int:
-    a = node.inputs[0].shape
-    if not a or len(a) != 2:
-        return 0
-    depth = a[0] if node.attrs.get("transA", 0) else a[1]
-    return _volume(node.outputs[0]) * (depth if isinstance(depth, int) else 1)
+def _all(tensor: Tensor | None, first: int = 0) -> MacAxes:
+    if tensor is None or tensor.shape is None:
+        raise _UnknownShapeError
+    return [(tensor, axis) for axis in range(first, len(tensor.shape))]
 
 
-def _matmul_macs(node: Node) -> int:
-    a = input_of(node, 0)
-    if a is None or not a.shape:
-        return 0
-    depth = a.shape[-1]
-    return _volume(node.outputs[0]) * (depth if isinstance(depth, int) else 1)
+class _UnknownShapeError(Exception):
+    """A tensor of unknown rank: nothing can be counted."""
 
 
-_MACS: dict[str, Callable[[Any], int]] = {
-    "Conv": _conv_macs,
-    "ConvInteger": _conv_macs,
-    "QLinearConv": _qlinear_conv_macs,
-    "ConvTranspose": _conv_transpose_macs,
-    "Gemm": _gemm_macs,
-    "MatMul": _matmul_macs,
-    "MatMulInteger": _matmul_macs,
-    "QLinearMatMul": _matmul_macs,
+def _of(*parts: Callable[[Node], MacAxes]) -> Callable[[Node], MacAxes]:
+    def axes(node: Node) -> MacAxes:
+        try:
+            return [factor for part in parts for factor in part(node)]
+        except _UnknownShapeError:
+            return []
+
+    return axes
+
+
+def _output(node: Node) -> MacAxes:
+    return _all(node.outputs[0])
+
+
+def _input(node: Node) -> MacAxes:
+    return _all(node.inputs[0])
+
+
+def _taps(weight: int) -> Callable[[Node], MacAxes]:
+    """All axes but the first of a weight: the multiplications per element."""
+    return lambda node: _all(node.inputs[weight], 1)
+
+
+def _depth(node: Node) -> MacAxes:
+    """The axis a product sums over."""
+    a = node.inputs[0]
+    if not a.shape or (node.op == "Gemm" and len(a.shape) != 2):
+        raise _UnknownShapeError
+    transposed = node.op == "Gemm" and node.attrs.get("transA", 0)
+    return [(a, 0 if transposed else len(a.shape) - 1)]
+
+
+_MACS: dict[str, Callable[[Any], MacAxes]] = {
+    "Conv": _of(_output, _taps(1)),
+    "ConvInteger": _of(_output, _taps(1)),
+    "QLinearConv": _of(_output, _taps(3)),
+    "ConvTranspose": _of(_input, _taps(1)),
+    "Gemm": _of(_output, _depth),
+    "MatMul": _of(_output, _depth),
+    "MatMulInteger": _of(_output, _depth),
+    "QLinearMatMul": _of(_output, _depth),
 }

@@ -16,7 +16,7 @@ import onnx
 
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, set_input
 from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
-from graphopt.ir.text import to_text
+from graphopt.ir.text import outline
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.linear import LINEAR_OPS
 
@@ -60,12 +60,12 @@ class Simplify(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         if not has_work(graph):
             return
-        before, text = Counter(n.op for n in graph.nodes), to_text(graph)
+        before, text = Counter(n.op for n in graph.nodes), outline(graph)
         _share_small_constants(graph)
         model, arrays = to_proto(graph, hollow=True)
         simplified, arrays = _optimized(model, arrays)
         new = from_proto(simplified, arrays)
-        if to_text(new) == text:
+        if outline(new) == text:
             return
         _replace_contents(graph, new)
         after = Counter(n.op for n in graph.nodes)
