@@ -8,6 +8,7 @@ GraphoptError                 1
 ├── GraphError                1   the graph breaks an invariant of the IR
 ├── RunError                  1   no executor can run the graph
 ├── SaveError                 1   the result could not be written; nothing half-written is left
+├── PlanError                 1   a pruning plan that does not fit the model, or is none
 ├── PassError                 1   a pass failed or broke its contract (only raised with strict)
 ├── VerificationError         3   the result does not compute what the input computes; nothing written
 └── BudgetError               4   a size, cost or accuracy limit was not met
@@ -52,6 +53,10 @@ class RunError(GraphoptError):
 
 class SaveError(GraphoptError):
     """A result that could not be written."""
+
+
+class PlanError(GraphoptError):
+    """A pruning plan that does not fit the model it is applied to, or a file that is none."""
 
 
 class PassError(GraphoptError):

@@ -88,6 +88,10 @@ class Context:
     seed: int = 0
     rewrites: list[Note] = field(default_factory=list)
     refusals: list[Note] = field(default_factory=list)
+    # What a pass found out that others may want: a pruning plan, for one.
+    facts: dict[str, Any] = field(default_factory=dict)
+    # What a pass that changes the outputs has proven of its result itself.
+    proof: str = ""
 
     def rewrote(self, where: Node | str, what: str) -> None:
         """Logs a rewrite at a node (or a named place)."""
@@ -159,6 +163,8 @@ def _as_kind(value: Any, kind: Any, where: str) -> Any:
         if value is None or value == "none":
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is Any:
+        return value
     if kind is bool:
         truth = value if isinstance(value, bool) else _TRUTH.get(str(value).lower())
         if truth is None:

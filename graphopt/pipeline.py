@@ -10,10 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from graphopt.errors import GraphError, PassError, RunError, UsageError
+from graphopt.errors import (
+    BudgetError,
+    GraphError,
+    PassError,
+    PlanError,
+    RunError,
+    UsageError,
+)
 from graphopt.ir.cost import Cost, cost_of
 from graphopt.ir.graph import Constant, Graph, Tensor, sweep
 from graphopt.ir.shapes import infer_shapes
@@ -41,6 +49,7 @@ class PassResult:
     detail: str
     error: float | None = None
     tolerance: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,8 @@ class _Step:
         try:
             self._pass.run(after, self._context)
             sweep(after)
+        except (UsageError, BudgetError, PlanError):
+            raise  # what the user asked for cannot be: no fault of the pass
         except Exception as error:  # a user's pass may raise anything; the run has to survive it
             raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
         finally:
@@ -193,7 +204,8 @@ class _Step:
         judge = self._bench.judge
         if judge is None:
             self._bench.accept(after, None)
-            return "unverified", "no oracle"
+            proof = self._context.proof
+            return ("verified", proof) if proof else ("unverified", "no oracle")
         try:
             outputs = judge.run(after)
         except RunError as error:
@@ -208,7 +220,7 @@ class _Step:
     def _judged(self, judge: Oracle, outputs: list[Outputs], after: Graph) -> str:
         numerics = self._pass.numerics
         if isinstance(numerics, Changes):
-            return "runs; changes the outputs as declared"
+            return self._context.proof or "runs; changes the outputs as declared"
         self._verdict = judge.compare(outputs, numerics.rtol)
         if self._verdict.passed:
             return str(self._verdict)
@@ -232,6 +244,7 @@ class _Step:
             detail=detail,
             error=self._verdict.error if self._verdict else None,
             tolerance=self._verdict.tolerance if self._verdict else None,
+            facts=self._context.facts,
         )
 
 

@@ -153,6 +153,10 @@ class Channels:
             found[group.units] = group.index
         return found
 
+    def groups_on(self, units: Vector) -> list[int]:
+        """The groups that units along an axis belong to, ascending."""
+        return [int(g) for g in np.unique(self.group_of_unit[units[units != KEPT_UNIT]])]
+
     # --- telling --------------------------------------------------------------------------------
 
     def held(self) -> Iterator[Held]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Vector: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 KEPT = 0  # the label of what can never be removed
 

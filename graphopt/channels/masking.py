@@ -1,11 +1,13 @@
 """The network as it is with channels zeroed: what a pruned network has to be equal to.
 
 Where an operator sums over an axis (a convolution over its input channels, a matrix product), the
-removed elements are multiplied by zero before it. Nothing else is changed, so this shares no code
+removed elements are replaced by zero before it. Nothing else is changed, so this shares no code
 with the removal it checks.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Vector
@@ -25,9 +27,10 @@ def masked(channels: Channels, removed: Vector) -> Graph:
         source = node.inputs[found.index]
         shape = [1] * len(source.shape)
         shape[found.axis] = len(zeroed)
-        mask = (~zeroed).astype(source.dtype).reshape(shape)
-        factor = add_constant(graph, f"{source.name}_mask", mask)
-        # A zero times infinity would be NaN, but what overflows does so in both networks.
-        set_input(node, found.index, add_node(graph, "Mul", [source, factor], like=source))
+        kept = add_constant(graph, f"{source.name}_mask", ~zeroed.reshape(shape))
+        zero = add_constant(graph, f"{source.name}_zero", np.zeros((), source.dtype))
+        # Not a product with zero: a channel that is infinite or NaN has to go without a trace.
+        inputs = [kept, source, zero]
+        set_input(node, found.index, add_node(graph, "Where", inputs, like=source))
     sweep(graph)
     return graph

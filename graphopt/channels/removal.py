@@ -13,7 +13,7 @@ from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Vector
 from graphopt.channels.rules import rule_for
 from graphopt.channels.sweep import read_inside
-from graphopt.ir.graph import Constant, Graph, Node, Tensor, sweep
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_of, sweep
 
 
 def remove(channels: Channels, removed: Vector) -> None:
@@ -37,7 +37,9 @@ class _Removal:
         """Sizes first, while shapes are still those from before; then constants and shapes."""
         for node in list(self._graph.nodes):
             rule = rule_for(node)
-            if rule is not None and rule.shrink is not None and self._loses(node):
+            if rule is None or rule.shrink is None or not any(self._gone):
+                continue
+            if self._loses(node) or _computes(node, rule.size_input):
                 rule.shrink(Cut(self._graph, node, self._kept))
         self._slice_all()
         self._graph.forget_names()
@@ -87,6 +89,12 @@ class _Removal:
             copy = Constant(name, _sliced(tensor.values, same[0].masks))
             for use in same:
                 use.reader.inputs[use.index] = copy
+
+
+def _computes(node: Node, index: int | None) -> bool:
+    """Whether input `index` is given, and not as a constant."""
+    source = None if index is None else input_of(node, index)
+    return source is not None and not isinstance(source, Constant)
 
 
 @dataclass(frozen=True)

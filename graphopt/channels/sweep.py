@@ -20,6 +20,7 @@ import numpy as np
 
 from graphopt.channels.labels import Reason, Vector
 from graphopt.channels.rules import rule_for
+from graphopt.channels.settle import settle_sizes
 from graphopt.channels.view import Axes, DenyError, Findings, View
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, inner_nodes, is_output, outer_inputs
 
@@ -35,7 +36,10 @@ class Sweep:
     def __init__(self, graph: Graph, *, share: bool = True) -> None:
         """Sweeps until no choice improves; with `share` off, weights read twice get copies."""
         self.graph = graph
+        settle_sizes(graph)
         self._copied = _copied(graph, share=share)
+        self._main = {id(n) for n in graph.nodes}
+        self._given_out = {id(t) for t in graph.outputs}
         self._ways: dict[tuple[int, int], int] = {}
         self._once()
         for _ in range(_ROUNDS - 1):
@@ -73,7 +77,9 @@ class Sweep:
         inputs = [
             None if t.is_empty() else self._labels_of(t, node, i) for i, t in enumerate(node.inputs)
         ]
-        view = View(node, inputs, self.findings, lambda key: self._ways.get(key, 0))
+        view = View(
+            node, inputs, self.findings, lambda key: self._ways.get(key, 0), self._seen_outside
+        )
         rule = rule_for(node)
         if any(True for _ in node.subgraphs()):
             self._freeze_inside(node)
@@ -89,6 +95,9 @@ class Sweep:
                 view.deny(str(denied))
         for k, tensor in enumerate(node.outputs):
             self._axes[(id(tensor), 0, 0)] = view.outputs.get(k)
+
+    def _seen_outside(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._given_out or any(id(r) not in self._main for r in tensor.outputs)
 
     def _labels_of(self, tensor: Tensor, reader: Node, index: int) -> Axes | None:
         key = self.key(tensor, reader, index)

@@ -65,11 +65,13 @@ class View:
         inputs: list[Axes | None],
         findings: Findings,
         chosen: Callable[[tuple[int, int]], int],
+        seen_outside: Callable[[Tensor], bool] = lambda _: False,
     ) -> None:
         self.node = node
         self._inputs = inputs
         self._findings = findings
         self._chosen = chosen
+        self.seen_outside = seen_outside  # whether a subgraph or the model's user sees a tensor
         self._taken: set[tuple[int, int]] = set()
         self._made = 0
         self.outputs: dict[int, Axes] = {}
@@ -205,7 +207,11 @@ class View:
         return self._chosen(key) % ways, depends
 
     def close(self) -> None:
-        """Freezes what the rule did not answer for."""
+        """Freezes what the rule did not answer for; denies where it forgot an output."""
+        if any(self.look(*place) is not None for place in self._taken):
+            forgotten = [k for k, t in enumerate(self.node.outputs) if k not in self.outputs]
+            if any(not self.node.outputs[k].is_empty() for k in forgotten):
+                raise DenyError(f"has an output that cannot be followed (number {forgotten[0]})")
         for index, axes in enumerate(self._inputs):
             for axis, vector in enumerate(axes or []):
                 if vector is not None and (index, axis) not in self._taken:

@@ -34,6 +34,7 @@ def document(run: Optimized) -> Document:
         "before": _snapshot(run.before),
         "after": _snapshot(run.after),
         "passes": [_pass(p) for p in run.passes],
+        "pruning": next((pruning_facts(p) for p in run.passes if "plan" in p.facts), None),
         "verification": {
             "executor": run.executor,
             "samples": list(run.samples),
@@ -96,6 +97,23 @@ def _pass(result: PassResult) -> Document:
         "refusals": [dataclasses.asdict(n) for n in result.refusals],
         "ms": result.seconds * 1e3,
         "verify_ms": result.verify_seconds * 1e3,
+    }
+
+
+def pruning_facts(result: PassResult) -> Document:
+    """What a run of `prune` decided: costs, layer widths, and what had to stay and why."""
+    plan = result.facts["plan"]
+    return {
+        "settings": dict(plan.settings),
+        "before": dict(plan.before),
+        "after": dict(plan.after),
+        "layers": [
+            {"layer": name, "before": before, "after": after}
+            for name, (before, after) in result.facts["channels"].items()
+        ],
+        "groups": list(result.facts["groups"]),
+        "held": [dataclasses.asdict(n) for n in result.refusals],
+        "done": [n.what for n in result.rewrites if n.where == "graph"],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -49,6 +49,54 @@ def print_optimized(out: Console, report: Document) -> None:
         out.print(_latency(report["latency"]), markup=False)
     for note in report["notes"]:
         out.print(f"note: {note}", markup=False)
+
+
+def print_pruning(out: Console, pruning: Document) -> None:
+    """Layer widths before and after, what it makes of the costs, and what had to stay."""
+    table = _table("layer", ">channels", ">kept", ">kept %")
+    for row in pruning["layers"]:
+        same = row["before"] == row["after"]
+        percent = f"{100 * row['after'] / row['before']:.0f}"
+        _add(table, row["layer"], row["before"], row["after"], percent, style="dim" if same else "")
+    out.print(table)
+    costs = _table("", ">before", ">after", ">left")
+    for metric, before in pruning["before"].items():
+        after = pruning["after"][metric]
+        show = size if metric in ("bytes", "activations") else count
+        _add(costs, metric, show(int(before)), show(int(after)), f"{after / (before or 1):.1%}")
+    out.print(costs)
+    for note in pruning["held"]:
+        out.print(f"kept: {note['where']}: {note['what']}", markup=False)
+    for what in pruning["done"]:
+        out.print(what, markup=False)
+
+
+def print_groups(out: Console, found: Document) -> None:
+    """One row per channel group, then what cannot be removed and why."""
+    table = _table(">group", ">channels", "layers", ">parameters", "coupled through")
+    for k, group in enumerate(found["groups"]):
+        through = _some(group["through"], 3)
+        _add(
+            table,
+            k,
+            group["channels"],
+            _some(group["layers"], 4),
+            len(group["parameters"]),
+            through,
+        )
+    out.print(table)
+    held = _table("kept", ">channels", "because", "at")
+    for row in found["held"]:
+        _add(held, row["layer"], f"{row['channels']} of {row['of']}", row["reason"], row["where"])
+    if found["held"]:
+        out.print(held)
+    total = sum(g["channels"] for g in found["groups"])
+    out.print(f"{total} channels can be removed, in {len(found['groups'])} groups")
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def print_layers(
@@ -107,9 +155,9 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str, style: str = "") -> None:
+def _add(table: Table, *cells: object, style: str = "") -> None:
     """Adds a row as plain text: a node may be called "[/b]", which is no markup."""
-    table.add_row(*(Text(cell) for cell in cells), style=style)
+    table.add_row(*(Text(str(cell)) for cell in cells), style=style)
 
 
 def _pass_row(row: Document) -> list[str]:

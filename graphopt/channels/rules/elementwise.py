@@ -21,7 +21,13 @@ def _unary(view: View) -> None:
 
 
 def _with_scalars(view: View) -> None:
-    # Clip's bounds, CastLike's example, Dropout's ratio: they carry no channels.
+    # Clip's bounds and Dropout's ratio carry no channels.
+    for k in range(len(view.node.outputs)):
+        view.give(view.take_all(0), k)
+
+
+def _cast_like(view: View) -> None:
+    view.take_all(1)  # only its type is read, which no removal changes
     view.give(view.take_all(0))
 
 
@@ -62,7 +68,8 @@ def _quantized(view: View) -> None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY.split(), Rule(_unary)),
-    **dict.fromkeys(("Clip", "CastLike", "Dropout"), Rule(_with_scalars)),
+    **dict.fromkeys(("Clip", "Dropout"), Rule(_with_scalars)),
+    "CastLike": Rule(_cast_like),
     **dict.fromkeys(_BROADCAST.split(), Rule(_broadcast)),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), Rule(_quantized)),
 }

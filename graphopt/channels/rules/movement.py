@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from graphopt.channels.cut import Cut, Mask, positions
@@ -109,21 +111,23 @@ def _slice(view: View) -> None:
 
 
 def _shrink_slice(cut: Cut) -> None:
-    rank = len(cut.node.inputs[0].shape)
+    shape = cut.node.inputs[0].shape
     starts, ends = cut.ints(1), cut.ints(2)
     if starts is None or ends is None:
         return  # computed bounds: no axis they are about loses anything
-    windows = _windows(starts, ends, cut.ints(3), cut.ints(4), rank)
+    windows = _windows(starts, ends, cut.ints(3), cut.ints(4), len(shape))
     if all(cut.kept(0, a) is None for a in windows):
         return
-    for axis in list(windows):
-        window = _shrunk_window(cut.kept(0, axis), cut.old(0, axis), windows[axis])
-        if isinstance(window, slice):
-            windows[axis] = window
-        else:
-            del windows[axis]
-            _gather_before(cut, axis, window)
-    _set_windows(cut, windows)
+    shrunk = {
+        axis: _shrunk_window(cut.kept(0, axis), cut.old(0, axis), window)
+        for axis, window in windows.items()
+    }
+    dims = [cut.new(0, a) if cut.kept(0, a) is not None else d for a, d in enumerate(shape)]
+    for axis, taken in shrunk.items():
+        if not isinstance(taken, slice):
+            dims[axis] = len(taken)
+            _gather_before(cut, axis, taken, list(dims))
+    _set_windows(cut, {a: w for a, w in shrunk.items() if isinstance(w, slice)})
 
 
 def _shrunk_window(mask: Mask | None, size: int, window: slice) -> slice | list[int]:
@@ -132,6 +136,8 @@ def _shrunk_window(mask: Mask | None, size: int, window: slice) -> slice | list[
         return window
     taken = positions(mask, size)[window]
     taken = taken[taken >= 0]
+    if not len(taken):
+        return slice(0, 0, 1)
     first, last = int(taken[0]), int(taken[-1])
     step = int(taken[1] - taken[0]) if len(taken) > 1 else 1
     if step != 0 and np.array_equal(taken, first + step * np.arange(len(taken))):
@@ -140,11 +146,10 @@ def _shrunk_window(mask: Mask | None, size: int, window: slice) -> slice | list[
     return [int(t) for t in taken]
 
 
-def _gather_before(cut: Cut, axis: int, taken: list[int]) -> None:
+def _gather_before(cut: Cut, axis: int, taken: list[int], shape: list[Any]) -> None:
     source = cut.node.inputs[0]
     name = cut.node.outputs[0].name
     indices = add_constant(cut.graph, f"{name}_indices", np.array(taken, np.int64))
-    shape = [len(taken) if a == axis else d for a, d in enumerate(source.shape)]
     set_input(
         cut.node,
         0,
@@ -174,7 +179,7 @@ def _gather(view: View) -> None:
     axis = int(view.attr("axis", 0)) % len(axes)
     indices = view.value(1)
     rank = len(view.dims(1))
-    middle: list[Axis] = [None] * rank
+    middle = view.take_all(1)  # indices that are computed channel by channel
     vector = axes[axis]
     if vector is not None and indices is not None and rank == 1:
         middle = [vector[indices]]
@@ -182,9 +187,6 @@ def _gather(view: View) -> None:
         view.freeze(vector[indices.reshape(1)], "picks this element by its number")
     else:
         view.freeze(vector, "picks elements by numbers it computes")
-    if rank:
-        for a in range(rank):
-            view.take(1, a)
     view.give([*axes[:axis], *middle, *axes[axis + 1 :]])
 
 
@@ -201,10 +203,34 @@ def _shrink_gather(cut: Cut) -> None:
     set_input(cut.node, 1, add_constant(cut.graph, name, kept.astype(np.int64)))
 
 
+def _gather_nd(view: View) -> None:
+    """Only what is a Gather on the first axis: constant indices of one number each."""
+    indices = view.value(1)
+    if indices is None or indices.shape[-1] != 1 or int(view.attr("batch_dims", 0)):
+        raise DenyError("picks elements by several numbers, or by numbers it computes")
+    first, *rest = view.take_all(0)
+    view.take_all(1)
+    if indices.ndim != 2:
+        view.freeze(first, "picks elements by a table of numbers")
+        view.give([*[None] * (indices.ndim - 1), *rest])
+        return
+    view.give([None if first is None else first[indices[:, 0]], *rest])
+
+
+def _shrink_gather_nd(cut: Cut) -> None:
+    mask = cut.kept(0, 0)
+    if mask is not None:
+        moved = positions(mask, cut.old(0, 0))[cut.node.inputs[1].values]
+        kept = moved[moved[:, 0] >= 0]
+        name = f"{cut.node.outputs[0].name}_indices"
+        set_input(cut.node, 1, add_constant(cut.graph, name, kept.astype(np.int64)))
+
+
 RULES: dict[str, Rule] = {
     "Transpose": Rule(_transpose),
     "Concat": Rule(_concat),
     "Split": Rule(_split, _shrink_split),
     "Slice": Rule(_slice, _shrink_slice),
     "Gather": Rule(_gather, _shrink_gather),
+    "GatherND": Rule(_gather_nd, _shrink_gather_nd),
 }

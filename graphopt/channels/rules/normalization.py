@@ -56,7 +56,7 @@ def _layer_norm(view: View) -> None:
     for i in range(1, len(view.node.inputs)):
         if view.has(i):
             for axis in range(len(view.dims(i))):
-                view.take(i, axis)
+                view.freeze(view.take(i, axis), "scales or shifts what it takes statistics over")
     view.give([view.take(0, a) if a < first else None for a in range(rank)])
 
 

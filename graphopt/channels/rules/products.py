@@ -22,6 +22,9 @@ def _matmul(view: View) -> None:
     if rank_b > 1 and view.is_constant(1):
         view.site("input", 1, rank_b - 2)
         view.site("output", 1, rank_b - 1)
+    elif rank_a > 1 and view.is_constant(0):
+        view.site("input", 0, rank_a - 1)
+        view.site("output", 0, rank_a - 2)
     rows = [view.take(0, rank_a - 2)] if rank_a > 1 else []
     columns = [view.take(1, rank_b - 1)] if rank_b > 1 else []
     view.give([*_batch(view, rank_a - 2, rank_b - 2), *rows, *columns])
@@ -80,6 +83,9 @@ def _einsum(view: View) -> None:
     for letter in dict.fromkeys(left.replace(",", "")):
         places = [(i, t.index(letter)) for i, t in enumerate(terms) if letter in t]
         letters[letter] = view.unite(*(view.take(*p) for p in places))
+        for i, axis in places:
+            if view.is_constant(i):
+                view.site("output" if letter in right else "input", i, axis)
         if letter not in right:
             index, axis = next((p for p in places if not view.is_constant(p[0])), places[0])
             view.contract(index, axis, letters[letter])
@@ -91,6 +97,8 @@ def _recurrent(view: View) -> None:
     both = view.unite(view.take(0, 2), view.take(1, 2))
     view.contract(0, 2, both)
     view.site("input", 1, 2)
+    for k, rank in enumerate((4, 3, 3)[: len(view.node.outputs)]):
+        view.give([None] * rank, k)
 
 
 RULES: dict[str, Rule] = {

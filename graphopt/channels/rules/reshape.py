@@ -17,13 +17,18 @@ import numpy as np
 from graphopt.channels.cut import Cut
 from graphopt.channels.labels import KEPT, Vector
 from graphopt.channels.rules.rule import Rule
+from graphopt.channels.rules.targets import completed, constant_target
+from graphopt.channels.rules.told import has_known_sizes
 from graphopt.channels.view import Axes, DenyError, View
 
 Span = tuple[range, range]
 
 
 def segments(old: list[Any], new: list[Any]) -> list[Span] | None:
-    """Runs of old and new axes with equal products, or None where the shapes do not match."""
+    """Runs of old and new axes with equal products, or None where the shapes do not match.
+
+    Where sizes are unknown, one run is what lies between equal beginnings and equal ends.
+    """
     old, new = _one_unknown(old, new)
     spans: list[Span] = []
     i = j = 0
@@ -39,10 +44,22 @@ def segments(old: list[Any], new: list[Any]) -> list[Span] | None:
                 right, j = _times(right, new[j]), j + 1
             elif i < len(old):
                 left, i = _times(left, old[i]), i + 1
-            else:
+            elif all(isinstance(d, int) for d in [*old[a:], *new[b:]]):
                 return None
+            else:
+                return [*spans, *_between(old, new, a, b)]
         spans.append((range(a, i), range(b, j)))
     return spans
+
+
+def _between(old: list[Any], new: list[Any], a: int, b: int) -> list[Span]:
+    """The rest of both shapes from a and b on, axes that are equal from the end apart."""
+    ends: list[Span] = []
+    i, j = len(old), len(new)
+    while i > a and j > b and old[i - 1] == new[j - 1]:
+        i, j = i - 1, j - 1
+        ends.insert(0, (range(i, i + 1), range(j, j + 1)))
+    return [(range(a, i), range(b, j)), *ends]
 
 
 _Product = tuple[int, Any]
@@ -86,12 +103,11 @@ def _reshape(view: View) -> None:
     axes = view.take_all(0)
     if all(a is None for a in axes):
         return
-    old = view.dims(0)
-    new = _completed(old, view.out_dims())
+    old, new = completed(view.dims(0), view.out_dims())
     spans = segments(old, new)
     if spans is None:
         raise DenyError(f"turns {old} into {new}, which cannot be followed")
-    if view.node.op == "Reshape" and view.value(1) is None and _constant_target(new) is None:
+    if view.node.op == "Reshape" and view.value(1) is None and not has_known_sizes(view.node):
         raise DenyError("has a target shape computed at run time")
     out: Axes = [None] * len(new)
     for old_span, new_span in spans:
@@ -99,18 +115,6 @@ def _reshape(view: View) -> None:
             if axes[axis] is not None:
                 _carry(view, axis, axes[axis], (old_span, new_span), (old, new), out)
     view.give(out)
-
-
-def _completed(old: list[Any], new: list[Any]) -> list[Any]:
-    """The new dimensions, with the one that follows from the count of elements worked out."""
-    unknown = [a for a, d in enumerate(new) if not isinstance(d, int) and d not in old]
-    rest = Counter(d for a, d in enumerate(new) if a not in unknown and not isinstance(d, int))
-    if len(unknown) != 1 or rest != Counter(d for d in old if not isinstance(d, int)):
-        return new
-    counts = [math.prod(d for d in dims if isinstance(d, int)) for dims in (old, new)]
-    if not counts[1] or counts[0] % counts[1]:
-        return new
-    return [counts[0] // counts[1] if a in unknown else d for a, d in enumerate(new)]
 
 
 def _carry(
@@ -129,10 +133,14 @@ def _carry(
         view.freeze(vector, "drops its only element")
         return
     if not all(isinstance(d, int) for d in old + new):
+        innermost = axis == old_span[-1] and isinstance(new[-1], int)
+        carried = _innermost(view, vector, new[-1]) if innermost else None
         if len(old) == len(new) == 1:
-            out[new_span[0]] = vector
+            carried = vector
+        if carried is None or (carried == KEPT).all():
+            view.freeze(vector, "mixes it with a dimension of unknown size")
             return
-        view.freeze(vector, "mixes it with a dimension of unknown size")
+        out[new_span[-1]] = carried
         return
     along = [1] * len(old)
     along[axis - old_span[0]] = vector.size
@@ -142,6 +150,13 @@ def _carry(
         view.freeze(labels, "merges two axes that can both lose channels")
         return
     out[new_span[at]] = labels
+
+
+def _innermost(view: View, vector: Vector, size: int) -> Vector | None:
+    """The labels of the last axis of a run in its new last axis, whatever stands before both."""
+    if vector.size % size == 0:
+        return view.unite_rows(vector.reshape(-1, size).T)
+    return np.tile(vector, size // vector.size) if size % vector.size == 0 else None
 
 
 def _read_off(view: View, laid: Vector) -> tuple[int, Vector]:
@@ -165,29 +180,27 @@ def _read_off(view: View, laid: Vector) -> tuple[int, Vector]:
     return at, labels
 
 
-def _constant_target(dims: list[Any]) -> list[int] | None:
-    """A Reshape target for these dimensions: one unknown is left to be worked out."""
-    unknown = [d for d in dims if not isinstance(d, int)]
-    return None if len(unknown) > 1 else [d if isinstance(d, int) else -1 for d in dims]
-
-
 def _shrink_reshape(cut: Cut) -> None:
-    dims = cut.out_dims()
-    shrunk = [cut.out_kept(a) is not None for a in range(len(dims))]
-    if not any(shrunk):
-        return
-    target = cut.ints(1)
+    dims, target = cut.out_dims(), cut.ints(1)
     if target is None:
-        target = _constant_target(dims)
-        assert target is not None, "the label rule let a computed target through"
-    cut.set_ints(
-        1,
-        [dims[a] if shrunk[a] and t > 0 else t for a, t in enumerate(target)],
-        "shape",
-    )
+        target = constant_target(cut.node.inputs[0].shape, cut.node.outputs[0].shape)
+        if target is None:
+            return  # a computed target: no axis it is about loses anything
+    # A zero copies the size that stands at the same place in the input, which may be another axis.
+    sizes = [d if t >= 0 and isinstance(d, int) else t for d, t in zip(dims, target, strict=True)]
+    cut.set_ints(1, sizes, "shape")
+    cut.node.attrs.pop("allowzero", None)
+
+
+def _shrink_squeeze(cut: Cut) -> None:
+    """Without axes every axis of one element goes: one that has just become so must stay."""
+    if cut.ints(1) is None:
+        shape = cut.node.inputs[0].shape
+        cut.set_ints(1, [a for a, d in enumerate(shape) if d == 1], "axes")
 
 
 RULES: dict[str, Rule] = {
-    "Reshape": Rule(_reshape, _shrink_reshape),
-    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), Rule(_reshape)),
+    "Reshape": Rule(_reshape, _shrink_reshape, size_input=1),
+    "Squeeze": Rule(_reshape, _shrink_squeeze),
+    **dict.fromkeys(("Flatten", "Unsqueeze"), Rule(_reshape)),
 }

@@ -13,8 +13,11 @@ from graphopt.channels.view import View
 class Rule:
     """`label` carries labels through a node; `shrink` rewrites what of it names sizes or positions.
 
-    `shrink` runs before constants are sliced, on a node of which at least one axis gets smaller.
+    `shrink` runs before constants are sliced, on a node of which at least one axis gets smaller, and
+    on every node whose sizes (input `size_input`) are computed: they may be computed from an axis
+    that gets smaller elsewhere.
     """
 
     label: Callable[[View], None]
     shrink: Callable[[Cut], None] | None = None
+    size_input: int | None = None

@@ -8,49 +8,28 @@ import numpy as np
 
 from graphopt.channels.cut import Cut
 from graphopt.channels.rules.rule import Rule
+from graphopt.channels.rules.told import has_known_sizes, told_positions
 from graphopt.channels.view import Axis, DenyError, View, holes
-from graphopt.ir.graph import input_value, is_op
+from graphopt.ir.graph import Constant, Tensor, add_constant, add_node, set_input
 
 
 def _shape(view: View) -> None:
-    """Shape tells sizes; only axes whose size somebody looks at are held."""
+    """Shape tells sizes; axes whose size gets into anything but targets of reshapes are held."""
     rank = len(view.dims(0))
     first, last = int(view.attr("start", 0)), int(view.attr("end", rank))
-    told = list(range(rank))[first:last]
-    seen = _positions_read(view.node.outputs[0], len(told))
+    listed = list(range(rank))[first:last]
+    told = told_positions(view.node.outputs[0], len(listed), view.seen_outside)
     for axis in range(rank):
         vector = view.take(0, axis)
-        if axis in told and (seen is None or told.index(axis) in seen):
+        if axis in listed and listed.index(axis) in told:
             view.freeze(vector, "tells the size of this axis to a computation")
-
-
-def _positions_read(tensor: Any, count: int) -> set[int] | None:
-    """The elements of a 1-D tensor that its readers pick, or None when one takes it whole."""
-    seen: set[int] = set()
-    for reader in tensor.outputs:
-        if is_op(reader, "Gather") and reader.inputs[0] is tensor:
-            picked = input_value(reader, 1)
-        elif is_op(reader, "Slice"):
-            picked = _sliced(reader, count)
-        else:
-            picked = None
-        if picked is None:
-            return None
-        seen |= {int(p) % count for p in np.asarray(picked).reshape(-1)}
-    return seen if tensor.outputs else None
-
-
-def _sliced(reader: Any, count: int) -> Any:
-    start, end, steps = (input_value(reader, i) for i in (1, 2, 4))
-    if start is None or end is None or start.size != 1 or end.size != 1:
-        return None
-    step = 1 if steps is None else int(steps.reshape(-1)[0])
-    return np.arange(count)[slice(int(start.item()), int(end.item()), step)]
+    view.give([None])
 
 
 def _size(view: View) -> None:
     for axis, vector in enumerate(view.take_all(0)):
         view.freeze(vector, f"tells the size of axis {axis} to a computation")
+    view.give([])
 
 
 # --- Pad --------------------------------------------------------------------------------------
@@ -125,8 +104,7 @@ def _expand(view: View) -> None:
     """An axis of one element is repeated: each copy is a channel of its own."""
     new = view.out_dims()
     rank = len(view.dims(0))
-    unknown = [a for a, d in enumerate(new) if not isinstance(d, int)]
-    target_known = view.value(1) is not None or all(_same_axis(view, a, len(new)) for a in unknown)
+    target_known = view.value(1) is not None or has_known_sizes(view.node)
     axes: list[Axis] = []
     for axis, size in enumerate(new):
         own = axis - (len(new) - rank)
@@ -143,18 +121,30 @@ def _expand(view: View) -> None:
     view.give(axes)
 
 
-def _same_axis(view: View, axis: int, rank: int) -> bool:
-    """Whether an axis of unknown size is taken over from the input as it is."""
-    own = axis - (rank - len(view.dims(0)))
-    return own >= 0 and view.dims(0)[own] == view.out_dims()[axis] is not None
-
-
 def _shrink_expand(cut: Cut) -> None:
     dims = cut.out_dims()
-    if all(cut.out_kept(a) is None for a in range(len(dims))):
-        return
+    if cut.ints(1) is None and not has_known_sizes(cut.node):
+        return  # a computed target: no axis it is about loses anything
+    source = cut.node.inputs[0].shape
+    taken_over = [1] * (len(dims) - len(source)) + list(source)
     # One stands for "as in the input", which is right for every axis that is taken over.
-    cut.set_ints(1, [d if isinstance(d, int) else 1 for d in dims], "shape")
+    sizes = [d if isinstance(d, int) else 1 for d in dims]
+    odd = [not isinstance(d, int) and d != taken_over[a] for a, d in enumerate(dims)]
+    computed = cut.node.inputs[1]
+    cut.set_ints(1, sizes, "shape")
+    if any(odd) and not isinstance(computed, Constant):
+        _keep_computed(cut, computed, odd)
+
+
+def _keep_computed(cut: Cut, computed: Tensor, where: list[bool]) -> None:
+    """Where the input has one element and the name of another size is asked for, it is computed."""
+    name = cut.node.outputs[0].name
+    mask = add_constant(cut.graph, f"{name}_computed", np.array(where))
+    inputs = [mask, computed, cut.node.inputs[1]]
+    chosen = add_node(
+        cut.graph, "Where", inputs, like=computed, base=f"{name}_shape", shape=[len(where)]
+    )
+    set_input(cut.node, 1, chosen)
 
 
 def _tile(view: View) -> None:
@@ -190,6 +180,6 @@ RULES: dict[str, Rule] = {
     "Shape": Rule(_shape),
     "Size": Rule(_size),
     "Pad": Rule(_pad, _shrink_pad),
-    "Expand": Rule(_expand, _shrink_expand),
+    "Expand": Rule(_expand, _shrink_expand, size_input=1),
     "Tile": Rule(_tile, _shrink_tile),
 }

@@ -7,7 +7,9 @@ import numpy as np
 from graphopt.channels.cut import Cut
 from graphopt.channels.labels import Vector
 from graphopt.channels.rules.rule import Rule
+from graphopt.channels.rules.told import has_known_sizes, resized_axes
 from graphopt.channels.view import Axis, DenyError, View
+from graphopt.ir.graph import input_of
 
 
 def _pool(view: View) -> None:
@@ -40,7 +42,8 @@ def _resize(view: View) -> None:
             view.freeze(vector, "interpolates between channels")
             axes[axis] = None
         elif view.has(3) and (
-            view.value(3) is None or view.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
+            (view.value(3) is None and not has_known_sizes(view.node))
+            or view.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
         ):
             view.freeze(vector, "has a size computed at run time")
             axes[axis] = None
@@ -48,17 +51,21 @@ def _resize(view: View) -> None:
 
 
 def _shrink_resize(cut: Cut) -> None:
-    sizes = cut.ints(3)
-    if sizes is None:
+    given, changed = cut.ints(3), resized_axes(cut.node)
+    if input_of(cut.node, 3) is None:
         return  # scales: 1 for the axes that lose channels
-    rank = len(cut.node.inputs[0].shape)
-    named = [a % rank for a in cut.node.attrs.get("axes", list(range(rank)))]
     dims = cut.out_dims()
-    if any(cut.out_kept(a) is not None for a in named):
-        cut.set_ints(
-            3, [dims[a] if cut.out_kept(a) is not None else sizes[k] for k, a in enumerate(named)],
-            "sizes",
-        )  # fmt: skip
+    if given is not None:
+        named = [a % len(dims) for a in cut.node.attrs.get("axes", range(len(dims)))]
+        losing = [cut.out_kept(a) is not None for a in named]
+        sizes = [
+            dims[a] if lost else given[k]
+            for k, (a, lost) in enumerate(zip(named, losing, strict=True))
+        ]
+        cut.set_ints(3, sizes, "sizes")
+    elif changed is not None:  # only the axes that change need a size
+        cut.set_ints(3, [dims[a] for a in changed], "sizes")
+        cut.node.attrs["axes"] = changed
 
 
 # --- blocks -----------------------------------------------------------------------------------
@@ -93,7 +100,7 @@ _POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPoo
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_POOLS.split(), Rule(_pool)),
     **dict.fromkeys(("GridSample", "RoiAlign", "MaxRoiPool"), Rule(_sample)),
-    "Resize": Rule(_resize, _shrink_resize),
+    "Resize": Rule(_resize, _shrink_resize, size_input=3),
     "DepthToSpace": Rule(_depth_to_space),
     "SpaceToDepth": Rule(_space_to_depth),
 }

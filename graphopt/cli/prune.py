@@ -1,0 +1,166 @@
+"""The commands about channels: prune, groups."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphopt.cli.common import File, Json, Model, Names, Shapes, Text, print_json, progress, shapes
+from graphopt.errors import UsageError
+
+app = typer.Typer()
+
+_LEFT = "What may be left: 0.5 or 50% of the original, or an absolute 4.1G."
+
+
+@app.command()
+def prune(
+    model: Model,
+    output: Annotated[
+        File, typer.Option("-o", "--output", help="Where to write; MODEL.pruned.onnx if not given.")
+    ] = None,
+    macs: Annotated[Text, typer.Option(help=f"MACs. {_LEFT}")] = None,
+    parameters: Annotated[Text, typer.Option(help="Parameters, written likewise.")] = None,
+    bytes_: Annotated[
+        Text, typer.Option("--bytes", help="Bytes of parameters, written likewise.")
+    ] = None,
+    activations: Annotated[Text, typer.Option(help="Bytes of activations, likewise.")] = None,
+    channels: Annotated[Text, typer.Option(help="Output channels of layers, likewise.")] = None,
+    importance: Annotated[
+        Text, typer.Option(help="What a channel is worth: l2, chip, '0.7*l2+0.3*chip', ...")
+    ] = None,
+    allocation: Annotated[
+        Text, typer.Option(help="How the loss is spread: isomorphic, uniform, global.")
+    ] = None,
+    data: Annotated[
+        File, typer.Option(help="Calibration images: a folder, .npy or .npz. No labels.")
+    ] = None,
+    preprocess: Annotated[
+        Text, typer.Option(help="How images become inputs, e.g. 'letterbox, bgr, scale=1/255'.")
+    ] = None,
+    compensation: Annotated[
+        Text,
+        typer.Option(help="What makes up for removed channels: none, constants, mean, linear."),
+    ] = None,
+    floor: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of channels every layer keeps at least.")
+    ] = 0.1,
+    multiple: Annotated[
+        int, typer.Option(min=1, help="Layers keep a multiple of so many channels.")
+    ] = 8,
+    include: Annotated[
+        Names, typer.Option(help="Only layers or parameters of this name (or glob).")
+    ] = None,
+    exclude: Annotated[
+        Names, typer.Option(help="No layer or parameter of this name (or glob).")
+    ] = None,
+    plan: Annotated[File, typer.Option(help="Replay a saved plan instead of choosing.")] = None,
+    save_plan: Annotated[File, typer.Option(help="Write the plan as JSON.")] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Say what would go, and write no model.")
+    ] = False,
+    input_shape: Shapes = None,
+    report: Annotated[
+        File, typer.Option(help="Write report.json and report.html into this folder.")
+    ] = None,
+    as_json: Json = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the test inputs.")] = 0,
+    verify: Annotated[
+        bool, typer.Option(help="Prove the result equal to the original with channels zeroed.")
+    ] = True,
+    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+) -> None:
+    """Removes the channels of MODEL that matter least, with everything coupled to them."""
+    from graphopt.prune import plan_file, prune_file, pruning
+    from graphopt.report.document import document, pruning_facts, to_json
+    from graphopt.report.terminal import console, print_optimized, print_pruning
+
+    started = time.perf_counter()
+    chosen: dict[str, Any] = {
+        "macs": macs,
+        "parameters": parameters,
+        "bytes": bytes_,
+        "activations": activations,
+        "channels": channels,
+        "importance": importance,
+        "allocation": allocation,
+        "data": str(data) if data else None,
+        "preprocess": preprocess,
+        "compensation": compensation,
+        "floor": floor,
+        "multiple": multiple,
+        "include": "|".join(include or []),
+        "exclude": "|".join(exclude or []),
+        "plan": str(plan) if plan else None,
+        "verify": verify,
+    }
+    wanted = pruning(**{k: v for k, v in chosen.items() if v is not None})
+    if plan_only and output is not None:
+        raise UsageError("--plan-only writes no model, so it takes no --output")
+    with progress() as telling:
+        if plan_only:
+            result = plan_file(
+                model, wanted, input_shapes=shapes(input_shape or []), seed=seed, progress=telling
+            )
+        else:
+            target = output or model.with_name(f"{model.stem}.pruned.onnx")
+            run = prune_file(
+                model,
+                target,
+                wanted,
+                input_shapes=shapes(input_shape or []),
+                seed=seed,
+                verify=verify,
+                measure=measure,
+                progress=telling,
+            )
+            result = next(p for p in run.passes if p.name == "prune")
+    if save_plan is not None:
+        from graphopt.channels.plan import save
+
+        save(result.facts["plan"], save_plan)
+    content = pruning_facts(result) if plan_only else document(run)
+    if report is not None and not plan_only:
+        from graphopt.report.html import write_report
+
+        page = write_report(content, report)
+    if as_json:
+        sys.stdout.write(to_json(content))
+        return
+    out = console()
+    print_pruning(out, content if plan_only else content["pruning"])
+    if not plan_only:
+        print_optimized(out, content)
+        out.print(f"wrote {target}", markup=False)
+    if save_plan is not None:
+        out.print(f"plan: {save_plan}", markup=False)
+    if report is not None and not plan_only:
+        out.print(f"report: {page}", markup=False)
+    out.print(f"PASSED in {time.perf_counter() - started:.1f} s")
+
+
+@app.command()
+def groups(
+    model: Model,
+    input_shape: Shapes = None,
+    share: Annotated[
+        bool, typer.Option(help="Weights read in several places stay shared (couples them).")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Shows which channels of MODEL live and die together, through what, and which have to stay."""
+    from graphopt.prune import groups_of
+    from graphopt.report.terminal import console, print_groups
+
+    with progress() as telling:
+        found = groups_of(
+            Path(model), input_shapes=shapes(input_shape or []), share=share, progress=telling
+        )
+    if as_json:
+        print_json(found)
+    else:
+        print_groups(console(), found)

@@ -1,0 +1,103 @@
+"""Importances by name, and what is written of them in one line.
+
+    l1                       one importance
+    l2{sides=both}           with an option
+    0.7*l2 + 0.3*chip        a weighted sum
+
+A name stands for a class under "module:Class", imported when used. A user's own is registered with
+`register`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+
+from graphopt.errors import UsageError
+from graphopt.passes.analyze.importance.base import Importance
+from graphopt.registry import unknown
+
+_HERE = "graphopt.passes.analyze.importance"
+
+IMPORTANCES: dict[str, str | type[Importance]] = {
+    "l1": f"{_HERE}.l1:L1",
+    "l2": f"{_HERE}.l2:L2",
+    "bn-gamma": f"{_HERE}.bn_gamma:BnGamma",
+    "fpgm": f"{_HERE}.fpgm:Fpgm",
+    "lamp": f"{_HERE}.lamp:Lamp",
+    "random": f"{_HERE}.chance:Random",
+    "activation": f"{_HERE}.activation:Activation",
+    "hrank": f"{_HERE}.hrank:Hrank",
+    "chip": f"{_HERE}.chip:Chip",
+    "taylor": f"{_HERE}.taylor:Taylor",
+    "group-fisher": f"{_HERE}.group_fisher:GroupFisher",
+    "obd": f"{_HERE}.obd:Obd",
+}
+
+_NUMBER = r"\d+\.?\d*|\.\d+"
+_TERM = re.compile(rf"(?:({_NUMBER})\s*\*\s*)?([A-Za-z][\w-]*)\s*(?:\{{([^{{}}]*)\}})?")
+
+
+def register(importance: type[Importance]) -> type[Importance]:
+    """Makes an importance known by its `name`; also usable as a decorator.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    known = IMPORTANCES.get(importance.name)
+    if known is not None and known is not importance:
+        raise UsageError(f"an importance named {importance.name!r} is registered already")
+    IMPORTANCES[importance.name] = importance
+    return importance
+
+
+def importance_class(name: str) -> type[Importance]:
+    """The class registered under `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    target = IMPORTANCES.get(name)
+    if target is None:
+        raise UsageError(unknown("importance", name, IMPORTANCES))
+    if isinstance(target, type):
+        return target
+    module, _, attribute = target.partition(":")
+    found: type[Importance] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def parse_importances(text: str) -> list[tuple[float, Importance]]:
+    """The weights and importances of a line (see the module's text).
+
+    Raises:
+        UsageError: it cannot be read, or names something that is not there.
+    """
+    parts = []
+    for term in re.split(r"\+(?![^{]*\})", text):
+        match = _TERM.fullmatch(term.strip())
+        if match is None:
+            raise UsageError(
+                f"cannot read {term.strip()!r} in importance {text!r}; write name, "
+                "name{option=value}, or a sum such as 0.7*l2+0.3*chip"
+            )
+        weight, name, options = match.groups()
+        parts.append((float(weight or 1), _with_options(importance_class(name), options or "")))
+    return parts
+
+
+def _with_options(kind: type[Importance], text: str) -> Importance:
+    known = [f.name for f in dataclasses.fields(kind)]
+    values: dict[str, str] = {}
+    for pair in re.split(r"[,\s]+", text.strip()):
+        if not pair:
+            continue
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"cannot read option {pair!r} of {kind.name!r}; write option=value")
+        if key not in known:
+            have = ", ".join(known) or "none"
+            raise UsageError(f"importance {kind.name!r} has no option {key!r}; its options: {have}")
+        values[key] = value
+    return kind(**values)

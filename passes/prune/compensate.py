@@ -1,0 +1,227 @@
+"""Makes up for removed channels in the weights of whoever read them.
+
+What a removed channel r contributed is predicted from the channels K that stay, as seen on data:
+
+    x_r ~ A x_K + c,   A = S_rK (S_KK + ridge)^-1,   c = m_r - A m_K
+
+(S the covariance, m the mean of the reader's input), and the prediction is folded into the reader:
+
+    w_K += w_r A  (every tap),   b += sum over taps of w_r c
+
+With A = 0 this is the folding of constants known from Network Slimming's detectors (act(beta) of a
+channel whose gamma is 0) and of measured means; with A it is the closed-form least-squares
+reconstruction of the reader's input (He et al., "Channel Pruning for Accelerating Very Deep Neural
+Networks", ICCV 2017, restricted to one position). Right except where a convolution pads with zeros.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.channels.groups import Channels
+from graphopt.channels.labels import Floats, Vector
+from graphopt.channels.view import Contraction
+from graphopt.ir.graph import (
+    Constant,
+    Graph,
+    Node,
+    Tensor,
+    Variable,
+    add_constant,
+    input_of,
+    is_op,
+    set_input,
+    sole_reader,
+)
+from graphopt.passes.prune.moments import Moments
+
+MODES = ("none", "constants", "mean", "linear")
+_RIDGE = 1e-2  # of the mean variance
+_CONSTANT = 1e-3  # a channel that varies by less than this share of the others is a constant
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A linear operator that loses input channels: its weight's axes and the places it stands in."""
+
+    nodes: tuple[Node, ...]
+    weight: Tensor
+    in_axis: int
+    out_axis: int
+    contractions: tuple[Contraction, ...]
+
+
+def readers(channels: Channels, removed: Vector) -> list[Reader]:
+    """The linear operators whose constant weight loses input channels, each weight once."""
+    gone = channels.gone(removed)
+    found: dict[int, list[Contraction]] = defaultdict(list)
+    for contraction in channels.sweep.findings.contractions:
+        if gone[channels.units_of(contraction.labels)].any() and _axes(contraction) is not None:
+            found[id(contraction.node.inputs[1])].append(contraction)
+    made = []
+    for same in found.values():
+        axes = _axes(same[0])
+        assert axes is not None
+        nodes = tuple(c.node for c in same)
+        made.append(Reader(nodes, same[0].node.inputs[1], *axes, tuple(same)))
+    return made
+
+
+def _axes(contraction: Contraction) -> tuple[int, int] | None:
+    """The input and output axis of the weight, where the operator is one we can compensate."""
+    node = contraction.node
+    if contraction.index != 0 or not isinstance(input_of(node, 1), Constant):
+        return None
+    if is_op(node, "Conv") and node.attrs.get("group", 1) == 1:
+        return 1, 0
+    if is_op(node, "ConvTranspose") and node.attrs.get("group", 1) == 1:
+        return 0, 1
+    if is_op(node, "Gemm") and not node.attrs.get("transA", 0):
+        return (1, 0) if node.attrs.get("transB", 0) else (0, 1)
+    if is_op(node, "MatMul") and len(node.inputs[1].shape) == 2:
+        return 0, 1
+    return None
+
+
+def compensate(
+    channels: Channels,
+    removed: Vector,
+    twins: Mapping[int, Node],
+    graph: Graph,
+    moments: Sequence[Sequence[Moments | None]],
+    mode: str,
+) -> int:
+    """Folds predictions of removed channels into a pruned graph's weights.
+
+    Args:
+        channels: the analysis of the original graph.
+        removed: the units that were removed.
+        twins: id of an original node -> its counterpart in `graph`.
+        graph: the pruned graph, edited in place.
+        moments: for every reader, in order, the moments of its input in each place it stands in.
+        mode: "constants" (only channels that do not vary), "mean" or "linear".
+
+    Returns:
+        How many readers were changed.
+    """
+    changed = 0
+    for reader, seen in zip(readers(channels, removed), moments, strict=True):
+        known = [m for m in seen if m is not None]
+        if not known or len(known) < len(seen):
+            continue
+        total = known[0]
+        for each in known[1:]:
+            total = total + each
+        gone = channels.gone(removed)[channels.units_of(reader.contractions[0].labels)]
+        weights, shift = prediction(total, gone, mode)
+        changed += _fold(channels, removed, reader, twins, graph, gone, weights, shift)
+    return changed
+
+
+def prediction(moments: Moments, gone: Any, mode: str) -> tuple[Floats, Floats]:
+    """(A, c) that predict the removed channels from the kept ones: (removed, kept), (removed,)."""
+    kept = ~gone
+    mean, covariance = moments.mean, moments.covariance
+    variance = np.maximum(np.diagonal(covariance), 0.0)
+    weights = np.zeros((int(gone.sum()), int(kept.sum())))
+    shift = mean[gone].copy()
+    if mode == "constants":
+        rms = np.sqrt(np.mean(np.diagonal(moments.second)) / moments.count)
+        shift[np.sqrt(variance[gone]) > _CONSTANT * rms] = 0.0
+    elif mode == "linear":
+        inner = covariance[np.ix_(kept, kept)]
+        inner[np.diag_indices_from(inner)] += _RIDGE * max(float(variance.mean()), 1e-12)
+        weights = np.linalg.solve(inner, covariance[np.ix_(kept, gone)]).T.astype(np.float64)
+        shift = mean[gone] - weights @ mean[kept]
+    return weights, shift
+
+
+def _fold(
+    channels: Channels,
+    removed: Vector,
+    reader: Reader,
+    twins: Mapping[int, Node],
+    graph: Graph,
+    gone: Any,
+    weights: Floats,
+    shift: Floats,
+) -> bool:
+    whole = np.moveaxis(reader.weight.values, (reader.out_axis, reader.in_axis), (0, 1))
+    axes = channels.sweep.axes(reader.weight, reader.nodes[0], 1)
+    out = None if axes is None else axes[reader.out_axis]
+    if out is not None:
+        whole = whole[~channels.gone(removed)[channels.units_of(out)]]
+    lost = whole[:, gone].astype(np.float64)  # (out, removed, taps...)
+    alpha = float(reader.nodes[0].attrs.get("alpha", 1.0)) if reader.nodes[0].op == "Gemm" else 1.0
+    delta = np.einsum("or...,rk->ok...", lost, weights)
+    bias = alpha * np.einsum("or,r->o", lost.reshape(*lost.shape[:2], -1).sum(2), shift)
+    nodes = [twins[id(n)] for n in reader.nodes]
+    if weights.any():
+        old = nodes[0].inputs[1].values
+        moved = np.moveaxis(old, (reader.out_axis, reader.in_axis), (0, 1)) + delta
+        new = np.moveaxis(moved, (0, 1), (reader.out_axis, reader.in_axis)).astype(old.dtype)
+        nodes[0].inputs[1].values = np.ascontiguousarray(new)
+    _shift([_slot(graph, node) for node in nodes], bias, graph)
+    return bool(weights.any() or bias.any())
+
+
+# --- biases -----------------------------------------------------------------------------------
+
+_Slot = tuple[Any, int, float]  # node, input, factor
+
+
+def _slot(graph: Graph, node: Node) -> _Slot:
+    """The constant input that what is added to the node's result goes into, made where missing."""
+    reader = sole_reader(graph, node.outputs[0])
+    if node.op == "MatMul":
+        return _slot_after(graph, node, reader)
+    if input_of(node, 2) is not None:
+        return node, 2, 1.0 / float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
+    if is_op(reader, "BatchNormalization"):
+        return reader, 3, -1.0  # what the BatchNormalization subtracts
+    set_input(node, 2, _zeros(graph, node))
+    return node, 2, 1.0
+
+
+def _slot_after(graph: Graph, node: Node, reader: Node) -> _Slot:
+    """A matrix product has no bias of its own; the addition behind it has, or one is added."""
+    out = node.outputs[0]
+    if is_op(reader, "Add"):
+        at = 1 if reader.inputs[0] is out else 0
+        other = reader.inputs[at]
+        if isinstance(other, Constant) and other.shape and other.shape[-1] == out.shape[-1]:
+            return reader, at, 1.0
+    product = Variable(graph.fresh_name(f"{out.name}_unbiased"), out.dtype, out.shape)
+    node.outputs = [product]
+    name = graph.fresh_name(f"{out.name}_add")
+    added = gs.Node("Add", name, {}, [product, _zeros(graph, node)], [out])
+    graph.nodes.append(added)
+    return added, 1, 1.0
+
+
+def _zeros(graph: Graph, node: Node) -> Tensor:
+    weight = node.inputs[1]
+    out_axis = {"ConvTranspose": 1, "MatMul": 1}.get(node.op, 0)
+    if node.op == "Gemm" and not node.attrs.get("transB", 0):
+        out_axis = 1
+    zeros = np.zeros(weight.values.shape[out_axis], weight.dtype)
+    return add_constant(graph, f"{weight.name}_bias", zeros)
+
+
+def _shift(slots: Sequence[_Slot], by: Floats, graph: Graph) -> None:
+    """Adds to constant inputs; others who read the same constant keep the old values."""
+    for tensor in {id(n.inputs[i]): n.inputs[i] for n, i, _ in slots}.values():
+        places = [(n, i, f) for n, i, f in slots if n.inputs[i] is tensor]
+        values = (tensor.values + by * places[0][2]).astype(tensor.values.dtype)
+        if len(tensor.outputs) == len(places):
+            tensor.values = values
+            continue
+        own = add_constant(graph, tensor.name, values)
+        for node, index, _ in places:
+            set_input(node, index, own)
