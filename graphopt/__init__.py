@@ -32,10 +32,12 @@ _PUBLIC = {
     "Pruned": "graphopt.prune",
     "prune_file": "graphopt.prune",
     "prune_graph": "graphopt.prune",
+    "prune_module": "graphopt.prune",
     "pruning": "graphopt.prune",
     "read_pipeline": "graphopt.registry",
     "register": "graphopt.registry",
     "save": "graphopt.frontends.onnx_file",
+    "slim": "graphopt.frontends.slim_module",
     "to_text": "graphopt.ir.text",
 }
 

@@ -56,7 +56,7 @@ ALLOWED = {
     "data": {"errors", "ir", "registry", "runtime"},
     "passes": {"channels", "data", "errors", "ir", "oracle", "pass_base", "registry", "runtime"},
     "runtime": {"errors", "ir"},
-    "frontends": {"errors", "ir", "runtime"},
+    "frontends": {"channels", "errors", "ir", "runtime"},
     "samples": {"errors", "ir", "runtime"},
     "oracle": {"errors", "ir", "runtime", "samples"},
     "pipeline": {"errors", "ir", "pass_base", "oracle", "runtime"},

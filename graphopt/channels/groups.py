@@ -63,18 +63,26 @@ class Held:
 class Channels:
     """The channel groups of a graph in normal form."""
 
-    def __init__(self, graph: Graph, *, share: bool = True) -> None:
+    def __init__(self, graph: Graph, *, share: bool = True, rewrite: bool = True) -> None:
         """Analyzes `graph`.
 
         Args:
             graph: left as it is.
             share: whether weights that are read in several places stay shared, which couples these
                 places; otherwise each place gets a copy of its own when channels are removed.
+            rewrite: whether sizes and positions written in the graph (a Split, a Pad) may change.
+                They may not where the graph stands for Python code that will run on.
         """
         self.graph = graph
-        self.share = share
+        self.share, self.rewrite = share, rewrite
         self.sweep = Sweep(graph, share=share)
+        if not rewrite:
+            self.sweep.hold_written_sizes()
         self._unit_of_label, self.unit_count = self._number_units()
+
+    def of(self, twin: Graph) -> Channels:
+        """The same analysis of a copy of the graph."""
+        return Channels(twin, share=self.share, rewrite=self.rewrite)
 
     def _number_units(self) -> tuple[Vector, int]:
         labels = self.sweep.labels

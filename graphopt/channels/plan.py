@@ -39,6 +39,7 @@ class Plan:
             one reader of a shared constant gets.
         shapes: the shapes before, of the same parameters.
         groups: convolution weight -> its number of groups after, where that is not 1.
+        others: names that are constants of the graph but no parameters of the module it came from.
         share: whether weights read in several places stay shared (see Channels).
         before, after: the costs, as far as known.
         settings: how the plan was made.
@@ -47,6 +48,7 @@ class Plan:
     keep: Keep
     shapes: Mapping[str, tuple[int, ...]]
     groups: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     share: bool = True
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
@@ -79,7 +81,9 @@ class Plan:
         lost = [m.units[self._lost(m.name, m.axis, len(m.units))] for m in channels.members]
         removed = [np.zeros(0, np.int64), *lost]
         units = np.unique(np.concatenate(removed))
-        if KEPT_UNIT in units:
+        known = {(m.name, m.axis) for m in channels.members}
+        asked = {(name, axis) for name, axes in self.keep.items() for axis in axes}
+        if KEPT_UNIT in units or not asked <= known:
             raise PlanError("the plan removes channels that cannot be removed from this model")
         gone = channels.gone(units)
         for member in channels.members:
@@ -105,7 +109,8 @@ class Plan:
         Raises:
             PlanError: a parameter is missing or has another shape.
         """
-        self._must_have({name: tuple(value.shape) for name, value in state.items()})
+        shapes = {n: s for n, s in self.shapes.items() if n in self.others}
+        self._must_have({**shapes, **{name: tuple(value.shape) for name, value in state.items()}})
         return {name: self.slice(name, value) for name, value in state.items()}
 
     def slice(self, name: str, value: Any) -> Any:
@@ -130,7 +135,7 @@ class Plan:
         self._must_have({**names, **members})
 
     def _must_have(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        present = [n for n in self.shapes if n in shapes]
+        present = [n for n in self.shapes if n in shapes and n not in self.others]
         after = {n: self._shape_after(n) for n in present}
         if present and all(shapes[n] == after[n] != self.shapes[n] for n in present):
             raise PlanError("the plan has been applied to this model already")
@@ -166,6 +171,7 @@ class Plan:
             "after": dict(self.after),
             "share": self.share,
             "groups": dict(self.groups),
+            "others": list(self.others),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "keep": {
                 n: {str(a): list(k) for a, k in axes.items()} for n, axes in self.keep.items()
@@ -231,6 +237,7 @@ def _checked(content: Mapping[str, Any]) -> Plan:
         keep=keep,
         shapes=shapes,
         groups={str(n): int(g) for n, g in content["groups"].items()},
+        others=tuple(str(n) for n in content["others"]),
         share=bool(content["share"]),
         before={str(k): float(v) for k, v in content["before"].items()},
         after={str(k): float(v) for k, v in content["after"].items()},

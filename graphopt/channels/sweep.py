@@ -22,9 +22,20 @@ from graphopt.channels.labels import Reason, Vector
 from graphopt.channels.rules import rule_for
 from graphopt.channels.settle import settle_sizes
 from graphopt.channels.view import Axes, DenyError, Findings, View
-from graphopt.ir.graph import Constant, Graph, Node, Tensor, inner_nodes, is_output, outer_inputs
+from graphopt.ir.graph import (
+    Constant,
+    Graph,
+    Node,
+    Tensor,
+    inner_nodes,
+    is_output,
+    label,
+    outer_inputs,
+)
 
 _ROUNDS = 4
+# Torch modules keep the sizes of these beside their parameters, where they can be corrected.
+_SIZED_BY_PARAMETERS = ("Conv", "ConvTranspose", "GroupNormalization")
 # A constant read in several places gets labels of its own in each when it is no larger than this:
 # simplifiers merge equal biases, and a copy costs nothing.
 _OWN_COPY = 8192
@@ -137,6 +148,16 @@ class Sweep:
                 self._ways[key] = way + 1
                 moved = True
         return moved
+
+    def hold_written_sizes(self) -> None:
+        """Freezes what needs a size or a position outside of parameters to be rewritten."""
+        for node in self.graph.nodes:
+            rule = rule_for(node)
+            if rule is None or rule.shrink is None or node.op in _SIZED_BY_PARAMETERS:
+                continue
+            reason = Reason(label(node), f"{node.op} has a size written in the code it stands for")
+            for tensor in node.outputs:
+                self._freeze(self._labels_of(tensor, None, 0), reason)
 
     # --- all of it ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphopt.channels.labels import KEPT, Labels, Reason, Vector
-from graphopt.ir.graph import Constant, Node, Tensor, input_of, input_value, label
+from graphopt.ir.graph import Constant, Node, Tensor, input_of, input_value, label, producer
 
 Axis: TypeAlias = "Vector | None"  # None: nothing on this axis can be removed
 Axes: TypeAlias = "list[Axis]"
@@ -113,8 +113,8 @@ class View:
         return self.node.attrs.get(name, default)
 
     def is_constant(self, index: int) -> bool:
-        """Whether input `index` is a constant."""
-        return isinstance(input_of(self.node, index), Constant)
+        """Whether input `index` is a constant, or computed from constants only."""
+        return _is_constant(input_of(self.node, index))
 
     # --- labels ---------------------------------------------------------------------------------
 
@@ -223,6 +223,18 @@ class View:
         for axes in self._inputs:
             for vector in axes or []:
                 self.freeze(vector, reason)
+
+
+def _is_constant(tensor: Tensor | None, depth: int = 8) -> bool:
+    if tensor is None or isinstance(tensor, Constant):
+        return tensor is not None
+    maker = producer(tensor)
+    return (
+        depth > 0
+        and maker is not None
+        and bool(maker.inputs)
+        and all(t.is_empty() or _is_constant(t, depth - 1) for t in maker.inputs)
+    )
 
 
 def _dims(tensor: Tensor | None) -> list[Any]:

@@ -33,10 +33,10 @@ class Proven:
     detail: str
 
 
-def pruned(graph: Graph, channels: Channels, removed: Vector) -> Graph:
+def pruned(channels: Channels, removed: Vector) -> Graph:
     """A copy of the analyzed graph without the units in `removed`."""
-    twin = graph.copy()
-    remove(Channels(twin, share=channels.share), removed)
+    twin = channels.graph.copy()
+    remove(channels.of(twin), removed)
     infer_shapes(twin)
     verify(twin)
     return twin
@@ -79,7 +79,7 @@ def _difference(channels: Channels, removed: Vector, seed: int) -> str | None:
     """What is wrong with removing these units, or None."""
     oracle = Oracle(masked(channels, removed), seed=seed)
     try:
-        verdict = oracle.check(pruned(channels.graph, channels, removed), RTOL)
+        verdict = oracle.check(pruned(channels, removed), RTOL)
     except (RunError, GraphoptError, ValueError, IndexError, AssertionError) as error:
         return f"{type(error).__name__}: {error}"
     return None if verdict.passed else str(verdict)

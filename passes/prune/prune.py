@@ -65,6 +65,7 @@ class Prune(Pass):
     include: str = ""  # globs of layer or parameter names, separated by |
     exclude: str = ""
     share: bool = True
+    rewrite: bool = True  # see Channels
     data: Any = None  # calibration images: see graphopt.data
     preprocess: str = ""
     batch: int = 8
@@ -75,7 +76,7 @@ class Prune(Pass):
     plan: Any = None  # a Plan or the path of one: replayed instead of choosing
 
     def run(self, graph: Graph, context: Context) -> None:
-        channels = Channels(graph.copy(), share=self.share)
+        channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
         made = (
             self._replayed(channels) if self.plan is not None else self._chosen(channels, context)
         )
@@ -88,7 +89,7 @@ class Prune(Pass):
         if not len(removed):
             return
         twins = dict(zip((id(n) for n in channels.graph.nodes), graph.nodes, strict=True))
-        remove(Channels(graph, share=self.share), removed)
+        remove(channels.of(graph), removed)
         infer_shapes(graph)
         context.facts["plan"] = dataclasses.replace(plan, groups=_groups_after(graph, plan))
         for name, (before, after) in context.facts["channels"].items():

@@ -57,13 +57,16 @@ class Simplify(Pass):
     name: ClassVar[str] = "simplify"
     numerics: ClassVar[Close] = Close(rtol=1e-5)  # onnx.reference folds with other kernels
 
+    # Leave a transposed or cast parameter as it is, so that every parameter keeps its name.
+    keep_parameters: bool = False
+
     def run(self, graph: Graph, context: Context) -> None:
         if not has_work(graph):
             return
         before, text = Counter(n.op for n in graph.nodes), outline(graph)
         _share_small_constants(graph)
         model, arrays = to_proto(graph, hollow=True)
-        simplified, arrays = _optimized(model, arrays)
+        simplified, arrays = _optimized(model, arrays, self.keep_parameters)
         new = from_proto(simplified, arrays)
         if outline(new) == text:
             return
@@ -94,7 +97,9 @@ def _adds_zeros(linear: Node) -> bool:
     return bias is not None and not bias.any()
 
 
-def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.ModelProto, Any]:
+def _optimized(
+    model: onnx.ModelProto, arrays: dict[str, Any], keep_parameters: bool
+) -> tuple[onnx.ModelProto, Any]:
     import onnx_ir as ir
     import onnx_ir.passes.common as passes
     from onnxscript.optimizer import fold_constants_ir
@@ -106,8 +111,9 @@ def _optimized(model: onnx.ModelProto, arrays: dict[str, Any]) -> tuple[onnx.Mod
     for name, value in twin.graph.initializers.items():
         if name in arrays:
             value.const_value = ir.Tensor(arrays[name], name=name)
+    judge = _should_fold_keeping if keep_parameters else _should_fold
     for _ in range(_MAX_ROUNDS):
-        fold_constants_ir(twin, onnx_shape_inference=True, should_fold=_should_fold)
+        fold_constants_ir(twin, onnx_shape_inference=True, should_fold=judge)
         rewritten = RewritePass(rules)(twin).modified
         passes.RemoveUnusedNodesPass()(twin)
         if not rewritten:
@@ -128,6 +134,15 @@ def _should_fold(node: Any) -> bool | None:
         return None
     shape = node.inputs[0].const_value
     return True if shape is not None and shape.numpy().prod() <= _SMALL else None
+
+
+def _should_fold_keeping(node: Any) -> bool | None:
+    """As `_should_fold`, but nothing that computes from a parameter of more than one element."""
+    for value in node.inputs:
+        tensor = None if value is None else value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1:
+            return False
+    return _should_fold(node)
 
 
 def _hollow_again(twin: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
