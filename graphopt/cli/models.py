@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from graphopt.cli.common import Json, Model, Names, Shapes, print_json, progress, shapes
+from graphopt.cli.common import File, Json, Model, Names, Shapes, Text, print_json, progress, shapes
 from graphopt.errors import UsageError, VerificationError
 
 app = typer.Typer()
@@ -32,6 +32,14 @@ def optimize(
         Optional[Path],  # noqa: UP045
         typer.Option(help="A TOML file with [[pass]] tables."),
     ] = None,
+    prune: Annotated[
+        Text,
+        typer.Option(
+            metavar="macs=0.5,...",
+            help="Remove channels first; takes the options of `graphopt passes prune`.",
+        ),
+    ] = None,
+    data: Annotated[File, typer.Option(help="Calibration images for --prune.")] = None,
     skip: Annotated[Names, typer.Option(help="Leave out a pass (name or glob).")] = None,
     only: Annotated[Names, typer.Option(help="Run only these passes (name or glob).")] = None,
     input_shape: Shapes = None,
@@ -56,6 +64,10 @@ def optimize(
 
     started = time.perf_counter()
     chosen = _passes(passes, pipeline, skip or [], only or [])
+    if prune is not None:
+        chosen = _pruning_first(prune, data) + chosen
+    elif data is not None:
+        raise UsageError("--data is for --prune; without it no pass needs images")
     target = output or model.with_name(f"{model.stem}.opt.onnx")
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"--report {report} is a file; name a folder for the report")
@@ -66,7 +78,7 @@ def optimize(
             passes=chosen,
             input_shapes=shapes(input_shape or []),
             seed=seed,
-            strict=strict,
+            strict=strict or prune is not None,
             verify=verify,
             measure=measure,
             progress=telling,
@@ -166,6 +178,15 @@ def passes(
             for r in rows
         ),
     )
+
+
+def _pruning_first(options: str, data: Path | None) -> list[Any]:
+    """The passes that prepare for pruning, and pruning."""
+    from graphopt.prune import PREPARATION
+    from graphopt.registry import parse_passes
+
+    images = "" if data is None else f" data={data}"
+    return parse_passes(f"{PREPARATION}, prune{{{options}{images}}}")
 
 
 def _passes(text: str, pipeline: Path | None, skip: list[str], only: list[str]) -> list[Any]:

@@ -41,6 +41,8 @@ def document(run: Optimized) -> Document:
             "error": run.verdict.error if run.verdict else None,
             "tolerance": run.verdict.tolerance if run.verdict else None,
             "output": run.verdict.output if run.verdict else None,
+            # What passes that change the outputs have proven of their results themselves.
+            "proofs": [f"{p.name}: {p.detail}" for p in run.passes if _has_proof(p)],
         },
         "latency": dataclasses.asdict(run.latency) if run.latency else None,
         "operator_shares": dict(run.operator_shares),
@@ -115,6 +117,10 @@ def pruning_facts(result: PassResult) -> Document:
         "held": [dataclasses.asdict(n) for n in result.refusals],
         "done": [n.what for n in result.rewrites if n.where == "graph"],
     }
+
+
+def _has_proof(result: PassResult) -> bool:
+    return result.status == "verified" and "plan" in result.facts
 
 
 def _versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from graphopt.errors import SaveError
 from graphopt.report import figures
+from graphopt.report.widths import widths
 
 Document = Mapping[str, Any]
 
@@ -112,6 +113,7 @@ def _view(content: Document) -> dict[str, Any]:
         "operators": _operators(before["operators"], after["operators"]),
         "shares": sorted(content["operator_shares"].items(), key=lambda kv: (-kv[1], kv[0])),
         "plots": _plots(after["layers"]),
+        "widths": widths(content.get("pruning")),
         "stages": content["seconds"],
     }
 
@@ -124,6 +126,13 @@ def verdict(verification: Document) -> dict[str, str]:
             "kind": "open",
             "title": "Not verified",
             "text": "the outputs were not compared, as asked; nothing is proven about this result",
+        }
+    if error is None and verification.get("proofs"):
+        return {
+            "kind": "good",
+            "title": "Removal proven",
+            "text": "without compensation the result equals the original with the removed channels "
+            f"zeroed ({'; '.join(verification['proofs'])}); its outputs were meant to change",
         }
     if error is None:
         return {

@@ -198,7 +198,8 @@ def _verified(verification: Document) -> str:
     if verification["executor"] is None:
         return "not verified: asked not to"
     if verification["error"] is None:
-        return f"runs in {verification['executor']}; its outputs were meant to change"
+        proofs = "".join(f"; {p}" for p in verification.get("proofs", []))
+        return f"runs in {verification['executor']}; its outputs were meant to change{proofs}"
     sign = "≤" if verification["error"] <= verification["tolerance"] else ">"
     word = "equal outputs" if sign == "≤" else "outputs differ"
     return (

@@ -1,0 +1,56 @@
+"""graphopt evaluate: how well a model does on labelled images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from graphopt.cli.common import Json, Model, Text, print_json, progress
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images: coco:ann.json[:images/], yolo:dir, voc:dir[:split], "
+            "imagefolder:dir, npz:file.npz[:split]."
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="detection or classification.")],
+    decoder: Annotated[
+        Text, typer.Option(help="What the outputs mean, e.g. yolov5; found from them if clear.")
+    ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="How images become inputs, e.g. 'letterbox, bgr, scale=1/255'.")
+    ] = "",
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Only so many images, evenly spaced over the set."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measures what MODEL gets right: COCO AP for detection, top-1 and top-5 for classification."""
+    from graphopt.errors import UsageError
+    from graphopt.evaluate import evaluate as measured
+    from graphopt.report.terminal import console, print_rows
+
+    if decoder is not None and ":" in decoder:
+        raise UsageError(f"decoder {decoder!r}: functions of your own are taken from Python only")
+    with progress() as telling:
+        found = measured(
+            model, data, task, decoder=decoder, preprocess=preprocess, limit=limit, progress=telling
+        )
+    if as_json:
+        print_json({"path": str(model), "data": data, **found})
+        return
+    told = ("task", "images", "decoder", "preprocess", "seconds")
+    metrics = {k: v for k, v in found.items() if k not in told}
+    out = console()
+    print_rows(out, ["metric", ">%"], ([k, f"{100 * v:.1f}"] for k, v in metrics.items()))
+    by = f" ({found['decoder']})" if found["decoder"] else ""
+    out.print(f"{found['images']} images in {found['seconds']:.1f} s{by}", markup=False)
