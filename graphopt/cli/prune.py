@@ -30,11 +30,18 @@ def prune(
     ] = None,
     activations: Annotated[Text, typer.Option(help="Bytes of activations, likewise.")] = None,
     channels: Annotated[Text, typer.Option(help="Output channels of layers, likewise.")] = None,
+    latency: Annotated[
+        Text, typer.Option(help="Roofline bound on --target, written likewise.")
+    ] = None,
+    target: Annotated[Text, typer.Option(help="Board of the latency: tx2, kirin990, ...")] = None,
     importance: Annotated[
         Text, typer.Option(help="What a channel is worth: l2, chip, '0.7*l2+0.3*chip', ...")
     ] = None,
     allocation: Annotated[
-        Text, typer.Option(help="How the loss is spread: isomorphic, uniform, global.")
+        Text,
+        typer.Option(
+            help="How the loss is spread: isomorphic, uniform, global, sensitivity, sections."
+        ),
     ] = None,
     data: Annotated[
         File, typer.Option(help="Calibration images: a folder, .npy or .npz. No labels.")
@@ -86,6 +93,8 @@ def prune(
         "bytes": bytes_,
         "activations": activations,
         "channels": channels,
+        "latency": latency,
+        "target": target,
         "importance": importance,
         "allocation": allocation,
         "data": str(data) if data else None,
@@ -107,10 +116,10 @@ def prune(
                 model, wanted, input_shapes=shapes(input_shape or []), seed=seed, progress=telling
             )
         else:
-            target = output or model.with_name(f"{model.stem}.pruned.onnx")
+            destination = output or model.with_name(f"{model.stem}.pruned.onnx")
             run = prune_file(
                 model,
-                target,
+                destination,
                 wanted,
                 input_shapes=shapes(input_shape or []),
                 seed=seed,
@@ -135,7 +144,7 @@ def prune(
     print_pruning(out, content if plan_only else content["pruning"])
     if not plan_only:
         print_optimized(out, content)
-        out.print(f"wrote {target}", markup=False)
+        out.print(f"wrote {destination}", markup=False)
     if save_plan is not None:
         out.print(f"plan: {save_plan}", markup=False)
     if report is not None and not plan_only:

@@ -16,9 +16,10 @@ import numpy as np
 
 from graphopt.channels.cut import Mask
 from graphopt.channels.groups import KEPT_UNIT, Channels
-from graphopt.channels.labels import Vector
+from graphopt.channels.labels import Floats, Vector
 from graphopt.ir.cost import mac_axes, parameters_of
 from graphopt.ir.graph import Constant, Node, Tensor
+from graphopt.runtime.targets import Target
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Totals:
     bytes: float  # of all parameters
     activations: float  # bytes of all results
     channels: float  # output channels of convolutions and matrix products
+    latency: float = 0.0  # seconds: the roofline bound on a target, where one is given
 
     @classmethod
     def metrics(cls) -> tuple[str, ...]:
@@ -44,10 +46,11 @@ class Totals:
 class Account:
     """The costs of a graph as functions of which units are left."""
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, channels: Channels, target: Target | None = None) -> None:
         self._channels = channels
         self._axes = _AxisSizes(channels)
-        self._terms = {metric: _Terms(self._axes) for metric in Totals.metrics()}
+        self._terms = {m: _Terms(self._axes) for m in Totals.metrics() if m != "latency"}
+        self._roofline = None if target is None else _Roofline(self._axes, target)
         for node in channels.graph.nodes:
             self._add_node(node)
         self._add_constants()
@@ -56,16 +59,28 @@ class Account:
                 self._terms["channels"].add(1, [self._axes.index(site.labels)])
         for terms in self._terms.values():
             terms.close()
+        if self._roofline is not None:
+            self._roofline.close()
 
     def totals(self, alive: Mask) -> Totals:
         """The costs with the units in `alive`, a mask of length unit_count."""
         sizes = self._axes.sizes(alive)
-        return Totals(**{metric: terms.sum(sizes) for metric, terms in self._terms.items()})
+        latency = 0.0 if self._roofline is None else self._roofline.seconds(sizes)
+        costs = {metric: terms.sum(sizes) for metric, terms in self._terms.items()}
+        return Totals(**costs, latency=latency)
 
     def _add_node(self, node: Node) -> None:
         factors = mac_axes(node)
+        multiplied = [self._size(node, t, a) for t, a in factors]
         if factors:
-            self._terms["macs"].product([self._size(node, t, a) for t, a in factors])
+            self._terms["macs"].product(multiplied)
+        if self._roofline is not None:
+            moved = [
+                ([self._size(node, t, a) for a in range(len(t.shape))], int(t.dtype.itemsize))
+                for t in [*node.inputs, *node.outputs]
+                if t.shape is not None and getattr(t.dtype, "itemsize", None)
+            ]
+            self._roofline.add(multiplied if factors else None, moved)
         for tensor in node.outputs:
             itemsize = getattr(tensor.dtype, "itemsize", 0) or 0
             if tensor.shape is not None and itemsize:
@@ -133,7 +148,7 @@ class _AxisSizes:
         """What makes two axes lose the same elements."""
         return b"" if size.number is None else self._vectors[size.number].tobytes()
 
-    def sizes(self, alive: Mask) -> Vector:
+    def sizes(self, alive: Mask) -> Floats:
         """The length of every axis, and a 1 for axes there are not."""
         if self._pairs is None:
             which = [np.full(len(v), k) for k, v in enumerate(self._vectors)]
@@ -143,6 +158,41 @@ class _AxisSizes:
         left = np.append(alive, True)[unit]  # KEPT_UNIT is the last
         counts = np.bincount(number, weights=left, minlength=len(self._vectors))
         return np.append(counts, 1.0)
+
+
+class _Roofline:
+    """The sum over nodes of max(MACs / peak, bytes / bandwidth), with every tensor moved once."""
+
+    def __init__(self, axes: _AxisSizes, target: Target) -> None:
+        self._macs, self._bytes = _Terms(axes), _Terms(axes)
+        self._node_of_bytes: list[int] = []
+        self._nodes = 0
+        self._target = target
+
+    def add(
+        self, macs: Sequence[_Size] | None, moved: Sequence[tuple[Sequence[_Size], int]]
+    ) -> None:
+        """One node: the sizes its MACs are the product of, and its tensors with bytes per element."""
+        self._macs.product(macs or [], 1 if macs is not None else 0)
+        for sizes, itemsize in moved:
+            self._bytes.product(sizes, itemsize)
+            self._node_of_bytes.append(self._nodes)
+        self._nodes += 1
+
+    def close(self) -> None:
+        """All nodes are in."""
+        self._macs.close()
+        self._bytes.close()
+
+    def seconds(self, sizes: Floats) -> float:
+        """The bound for these axis lengths."""
+        moved = np.bincount(
+            self._node_of_bytes, weights=self._bytes.each(sizes), minlength=self._nodes
+        )
+        pace = self._target
+        computing = self._macs.each(sizes) / pace.macs_per_second
+        moving = moved / (pace.gigabytes_per_second * 1e9)
+        return float(np.maximum(computing, moving).sum())
 
 
 class _Terms:
@@ -172,6 +222,10 @@ class _Terms:
         self._table = np.array(rows, np.int64).reshape(len(rows), width)
         self._scale = np.array(self._coefficients, np.float64)
 
-    def sum(self, sizes: Vector) -> float:
+    def each(self, sizes: Floats) -> Floats:
+        """Every term for these axis lengths."""
+        return np.asarray(self._scale * sizes[self._table].prod(axis=1), np.float64)
+
+    def sum(self, sizes: Floats) -> float:
         """The cost for these axis lengths."""
-        return float((self._scale * sizes[self._table].prod(axis=1)).sum())
+        return float(self.each(sizes).sum())

@@ -16,6 +16,7 @@ from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import ALLOCATIONS, Times, layers_of
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.selection import Limits, Selection, Selector
+from graphopt.runtime.targets import TARGETS, target
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Wishes:
     limits: Limits = field(default_factory=Limits)
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    target: str | None = None  # what latency is estimated for
 
 
 def choose(
@@ -55,7 +57,9 @@ def choose(
             to remove.
         BudgetError: the budgets cannot be met.
     """
-    account = Account(channels)
+    if "latency" in wishes.budgets and wishes.target is None:
+        raise UsageError(f"a latency budget needs a target: {', '.join(TARGETS)}")
+    account = Account(channels, None if wishes.target is None else target(wishes.target))
     whole = account.totals(np.ones(channels.unit_count, bool))
     budgets = [Budget.parse(metric, text, whole) for metric, text in wishes.budgets.items()]
     if not budgets:
@@ -65,7 +69,7 @@ def choose(
     if times is None:
         allocate = ALLOCATIONS.get(wishes.allocation)
         if allocate is None:
-            known = ", ".join(ALLOCATIONS)
+            known = ", ".join([*ALLOCATIONS, "sensitivity", "sections"])
             raise UsageError(f"no allocation is called {wishes.allocation!r}; known: {known}")
         times = allocate(channels, scores)
     times = times.copy()

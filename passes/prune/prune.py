@@ -12,19 +12,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from graphopt.channels.groups import Channels
-from graphopt.channels.labels import Vector
+from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import BudgetError, UsageError
 from graphopt.ir.graph import Graph, Node, label
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
+from graphopt.passes.prune import sensitivity
 from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import layers_of
 from graphopt.passes.prune.choose import Choice, Wishes, choose
@@ -32,7 +34,9 @@ from graphopt.passes.prune.compensate import MODES, compensate, readers
 from graphopt.passes.prune.moments import measure
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
+from graphopt.passes.prune.sections import sections
 from graphopt.passes.prune.selection import Limits
+from graphopt.runtime.targets import target
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Prune(Pass):
     bytes: str | None = None
     activations: str | None = None
     channels: str | None = None
+    latency: str | None = None  # the roofline bound on `target`
+    target: str | None = None
     importance: str = "l2"
     merge: str | None = None
     normalize: str | None = None
@@ -109,6 +115,7 @@ class Prune(Pass):
             limits=Limits(_share(self.floor, "floor"), _positive(self.multiple, "multiple")),
             include=_globs(self.include),
             exclude=_globs(self.exclude),
+            target=self.target,
         )
         found = scores(
             channels,
@@ -119,15 +126,33 @@ class Prune(Pass):
             normalize=self.normalize,
             seed=context.seed,
         )
-        made = choose(channels, found, wishes)
+        made = choose(channels, found, wishes, self._times(channels, found, context))
         for note in made.notes:
             context.refused("budget", note)
         return made
 
+    def _times(self, channels: Channels, scores: Floats, context: Context) -> Floats | None:
+        """Times measured on data, for the allocations that do; None for the others."""
+        if self.allocation not in ("sensitivity", "sections"):
+            return None
+        if self.allocation == "sections":
+            parts = [
+                (s.name, np.concatenate([channels.groups[g].units for g in s.groups]))
+                for s in sections(channels)
+            ]
+        else:
+            names = [layers[0] if layers else "?" for layers in layers_of(channels)]
+            parts = [(n, g.units) for n, g in zip(names, channels.groups, strict=True)]
+        batches = self._batches(channels.graph)
+        data = self._drawn(channels.graph) if batches is None else islice(batches, 1)
+        found = sensitivity.measure(channels, scores, parts, data)
+        context.facts["sensitivity"] = dict(zip(found.names, found.errors, strict=True))
+        return sensitivity.times(channels.unit_count, scores, parts, found)
+
     def _replayed(self, channels: Channels) -> Choice:
         plan = self.plan if isinstance(self.plan, Plan) else Plan.load(Path(str(self.plan)))
         removed = plan.units(channels)
-        account = Account(channels)
+        account = self._account(channels)
         alive = np.ones(channels.unit_count, bool)
         before = account.totals(alive)
         alive[removed] = False
@@ -148,7 +173,7 @@ class Prune(Pass):
         return proven.removed
 
     def _plan(self, channels: Channels, removed: Vector, made: Choice) -> Plan:
-        account = Account(channels)
+        account = self._account(channels)
         alive = np.ones(channels.unit_count, bool)
         alive[removed] = False
         text = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -184,6 +209,9 @@ class Prune(Pass):
                 raise UsageError("BatchNormalizations are recalibrated on images: give --data")
             told.append(f"recalibrated {recalibrate(graph, data)} BatchNormalizations")
         return told
+
+    def _account(self, channels: Channels) -> Account:
+        return Account(channels, None if self.target is None else target(self.target))
 
     def _mode(self) -> str:
         mode = self.compensation

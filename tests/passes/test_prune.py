@@ -158,9 +158,7 @@ def test_compensation_and_recalibration_bring_the_outputs_back() -> None:
     errors = {
         mode: _error(
             graph,
-            pruned(
-                graph, macs="0.5", data=seen, compensation=mode, recalibration="no"
-            ).graph,
+            pruned(graph, macs="0.5", data=seen, compensation=mode, recalibration="no").graph,
             unseen,
         )
         for mode in ("none", "mean", "linear")
@@ -170,7 +168,9 @@ def test_compensation_and_recalibration_bring_the_outputs_back() -> None:
 
 
 def test_constants_are_folded_exactly_without_data() -> None:
-    graph = graph_from(CHAIN.replace("<pads = [1,1,1,1]> (r, w1", "(r, w1").replace("N,4,16,16", "N,4,14,14"))
+    graph = graph_from(
+        CHAIN.replace("<pads = [1,1,1,1]> (r, w1", "(r, w1").replace("N,4,16,16", "N,4,14,14")
+    )
     norm = next(n for n in graph.nodes if n.op == "BatchNormalization")
     gamma, beta = norm.inputs[1].values.copy(), np.abs(norm.inputs[2].values) + 1
     gamma[:16] = 0.0  # these channels are relu(beta) whatever the image
