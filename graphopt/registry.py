@@ -29,6 +29,7 @@ _FUSE = "graphopt.passes.fuse"
 
 # In the order of the default pipeline, which is also how they are listed.
 PASSES: dict[str, str | type[Pass]] = {
+    "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "prune": "graphopt.passes.prune.prune:Prune",
     "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "simplify": f"{_SIMPLIFY}.simplify:Simplify",

@@ -67,7 +67,7 @@ class Channels:
         """Analyzes `graph`.
 
         Args:
-            graph: left as it is.
+            graph: left as it is, but for annotated sizes that turn out to be known.
             share: whether weights that are read in several places stay shared, which couples these
                 places; otherwise each place gets a copy of its own when channels are removed.
             rewrite: whether sizes and positions written in the graph (a Split, a Pad) may change.

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,30 @@ class Plan:
             index = [slice(None)] * axis + [np.array(kept)]
             value = value[tuple(index)]
         return value
+
+    def then(self, later: Plan) -> Plan:
+        """This plan and one made for what it leaves, as one plan for the model before both.
+
+        Raises:
+            PlanError: the later plan is about a parameter the first one has split into copies.
+        """
+        keep = {name: dict(axes) for name, axes in self.keep.items()}
+        shapes = dict(self.shapes)
+        for name, axes in later.keep.items():
+            if name not in shapes:
+                shapes[name] = later.shapes[name]
+            elif self._shape_after(name) != later.shapes[name]:
+                raise PlanError(f"the two plans do not follow on each other at {name!r}")
+            for axis, kept in axes.items():
+                first = keep.setdefault(name, {}).get(axis)
+                keep[name][axis] = kept if first is None else tuple(first[k] for k in kept)
+        return replace(
+            later,
+            keep=keep,
+            shapes=shapes,
+            groups={**self.groups, **later.groups},
+            before=self.before,
+        )
 
     def _lost(self, name: str, axis: int, size: int) -> Any:
         mask = np.zeros(size, bool)

@@ -72,10 +72,11 @@ def _dims(node: Node, elements: _Elements) -> Dims | None:
 
 def _sized(node: Node, source: Dims, given: Dims) -> Dims | None:
     if node.op == "Reshape":
-        return _reshaped(source, given)
+        return None if node.attrs.get("allowzero", 0) else _reshaped(source, given)
     if node.op == "Expand":
         return _broadcast([source, given])
-    return given if "axes" not in node.attrs else None
+    plain = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    return given if plain and "axes" not in node.attrs else None
 
 
 def _broadcast(shapes: Sequence[Dims]) -> Dims:

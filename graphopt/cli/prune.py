@@ -59,6 +59,9 @@ def prune(
     multiple: Annotated[
         int, typer.Option(min=1, help="Layers keep a multiple of so many channels.")
     ] = 8,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Reach the budgets in so many steps, judging anew in each.")
+    ] = 1,
     include: Annotated[
         Names, typer.Option(help="Only layers or parameters of this name (or glob).")
     ] = None,
@@ -102,6 +105,7 @@ def prune(
         "compensation": compensation,
         "floor": floor,
         "multiple": multiple,
+        "rounds": rounds,
         "include": "|".join(include or []),
         "exclude": "|".join(exclude or []),
         "plan": str(plan) if plan else None,

@@ -29,6 +29,7 @@ from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
 from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import layers_of
+from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.choose import Choice, Wishes, choose
 from graphopt.passes.prune.compensate import MODES, compensate, readers
 from graphopt.passes.prune.moments import measure
@@ -80,8 +81,39 @@ class Prune(Pass):
     recalibration: bool | None = None  # None: where there are images
     verify: bool = True
     plan: Any = None  # a Plan or the path of one: replayed instead of choosing
+    rounds: int = 1  # budgets reached in so many equal steps, scores and compensation anew in each
 
     def run(self, graph: Graph, context: Context) -> None:
+        if _positive(self.rounds, "rounds") == 1 or self.plan is not None:
+            self._round(graph, context)
+            return
+        for step in self._steps(graph):
+            earlier = dict(context.facts)
+            context.rewrites.clear()
+            context.refusals.clear()
+            step._round(graph, context)
+            if earlier:
+                _add_up(context.facts, earlier)
+
+    def _steps(self, graph: Graph) -> list[Prune]:
+        """The same wishes with budgets on the way from the whole to what is wanted."""
+        channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
+        whole = self._account(channels).totals(np.ones(channels.unit_count, bool))
+        limits = {
+            m: (whole.of(m), Budget.parse(m, text, whole).limit)
+            for m in Totals.metrics()
+            if (text := getattr(self, m)) is not None
+        }
+        steps = []
+        for k in range(1, self.rounds + 1):
+            reached: dict[str, Any] = {
+                m: f"{first - (first - last) * k / self.rounds:.17g}"
+                for m, (first, last) in limits.items()
+            }
+            steps.append(dataclasses.replace(self, rounds=1, **reached))
+        return steps
+
+    def _round(self, graph: Graph, context: Context) -> None:
         channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
         made = (
             self._replayed(channels) if self.plan is not None else self._chosen(channels, context)
@@ -235,6 +267,21 @@ class Prune(Pass):
         from graphopt.oracle import Oracle
 
         return [s.feeds for s in Oracle(graph).samples]
+
+
+def _add_up(facts: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """What two rounds did together, told as one."""
+    if "plan" in earlier and "plan" in facts:
+        facts["plan"] = earlier["plan"].then(facts["plan"])
+    before = earlier["channels"]
+    facts["channels"] = {
+        name: (before.get(name, (old, old))[0], new)
+        for name, (old, new) in facts["channels"].items()
+    }
+    widths = facts["channels"]
+    for group in facts["groups"]:
+        if group["layers"] and group["layers"][0] in widths:
+            group["before"] = max(group["before"], widths[group["layers"][0]][0])
 
 
 def layer_widths(channels: Channels, removed: Vector) -> dict[str, tuple[int, int]]:

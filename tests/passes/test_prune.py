@@ -191,3 +191,20 @@ def test_a_saved_plan_does_the_same_again(tmp_path: Any) -> None:
     again = pruned(RESIDUAL, plan=str(path))
     assert cost_of(again.graph) == cost_of(first.graph)
     assert Plan.load(path).keep == again.results[0].facts["plan"].keep
+
+
+def test_rounds_reach_the_same_budget_and_tell_one_plan() -> None:
+    graph = graph_from(CHAIN)
+    outcome = pruned(graph, macs="0.4", rounds="3", multiple="4")
+    plan = outcome.results[0].facts["plan"]
+    assert 0.35 < plan.after["macs"] / plan.before["macs"] <= 0.4
+    assert plan.before["macs"] == cost_of(graph).macs
+    replayed = plan.apply(graph)
+    assert cost_of(replayed) == cost_of(outcome.graph)
+    x = {"x": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
+    np.testing.assert_allclose(
+        open_graph(replayed).run(x)["y"],
+        open_graph(outcome.graph).run(x)["y"],
+        rtol=1e-4,
+        atol=1e-5,
+    )

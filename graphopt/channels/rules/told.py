@@ -108,7 +108,7 @@ def has_known_sizes(node: Node) -> bool:
 
 def is_named(dim: Any) -> bool:
     """Whether a size is that of a model's input by name, which no removal changes."""
-    return isinstance(dim, str) and not dim.startswith(MADE_UP)
+    return isinstance(dim, str) and dim.isidentifier() and not dim.startswith(MADE_UP)
 
 
 def resized_axes(node: Node) -> list[int] | None:
