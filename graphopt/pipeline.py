@@ -99,7 +99,7 @@ class Pipeline:
             strict: raise PassError at the first pass that breaks its contract.
             progress: called with a pass's name before it runs.
         """
-        bench = _Workbench(graph.copy(), oracle)
+        bench = _Workbench(graph, oracle)  # every pass edits a copy
         results: list[PassResult] = []
         for each in self.passes:
             progress(each.name)
@@ -107,7 +107,9 @@ class Pipeline:
             results.append(result)
             if strict and result.status == "rolled-back":
                 raise PassError(f"pass {each.name!r} {result.detail}")
-        return Outcome(bench.graph, tuple(results), self._final(bench.graph, oracle))
+        # The caller's graph is never handed out: somebody may edit the result.
+        final = graph.copy() if bench.graph is graph else bench.graph
+        return Outcome(final, tuple(results), self._final(final, oracle))
 
     def _final(self, graph: Graph, oracle: Oracle | None) -> Verdict | None:
         if oracle is None or any(isinstance(p.numerics, Changes) for p in self.passes):

@@ -66,7 +66,8 @@ def prune_graph(
     Raises:
         UsageError, BudgetError, PlanError: see there.
     """
-    passes = [*parse_passes(preparation), pruning(**options)]
+    before = parse_passes(preparation) if preparation else []
+    passes = [*before, pruning(**options)]
     outcome = Pipeline(passes).run(graph, seed=seed, strict=True)
     result = outcome.results[-1]
     return Pruned(outcome.graph, result.facts["plan"], result)

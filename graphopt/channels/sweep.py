@@ -28,7 +28,6 @@ from graphopt.ir.graph import (
     Node,
     Tensor,
     inner_nodes,
-    is_output,
     label,
     outer_inputs,
 )
@@ -192,11 +191,10 @@ def _copied(graph: Graph, *, share: bool) -> set[int]:
     return found
 
 
-def read_inside(graph: Graph, tensor: Tensor) -> bool:
-    """Whether a subgraph reads `tensor`, or the model gives it out."""
-    return is_output(graph, tensor) or any(
-        t is tensor for n in inner_nodes(graph) for t in outer_inputs(n)
-    )
+def read_inside(graph: Graph) -> set[int]:
+    """The ids of tensors that subgraphs read or the model gives out."""
+    inner = {id(t) for n in inner_nodes(graph) for t in outer_inputs(n)}
+    return inner | {id(t) for t in graph.outputs}
 
 
 def vectors_of(axes: Axes) -> Iterator[tuple[int, Vector]]:

@@ -111,7 +111,8 @@ def _value(values: Any) -> str:
 
 
 def _beginning(values: Any) -> str:
-    return f" = {values.reshape(-1)[:64].tobytes().hex()}"
+    # .flat, because reshape copies all of a transposed array.
+    return f" = {np.asarray(values.flat[:64]).tobytes().hex()}"
 
 
 def _number(value: Any) -> str:

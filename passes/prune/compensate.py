@@ -17,7 +17,7 @@ Networks", ICCV 2017, restricted to one position). Right except where a convolut
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Reader:
 
     nodes: tuple[Node, ...]
     weight: Tensor
+    values: Any  # of the weight before anything was removed
     in_axis: int
     out_axis: int
     contractions: tuple[Contraction, ...]
@@ -69,7 +70,8 @@ def readers(channels: Channels, removed: Vector) -> list[Reader]:
         axes = _axes(same[0])
         assert axes is not None
         nodes = tuple(c.node for c in same)
-        made.append(Reader(nodes, same[0].node.inputs[1], *axes, tuple(same)))
+        weight = same[0].node.inputs[1]
+        made.append(Reader(nodes, weight, weight.values, *axes, tuple(same)))
     return made
 
 
@@ -92,26 +94,24 @@ def _axes(contraction: Contraction) -> tuple[int, int] | None:
 def compensate(
     channels: Channels,
     removed: Vector,
-    twins: Mapping[int, Node],
-    graph: Graph,
+    found: Sequence[Reader],
     moments: Sequence[Sequence[Moments | None]],
     mode: str,
 ) -> int:
-    """Folds predictions of removed channels into a pruned graph's weights.
+    """Folds predictions of removed channels into the weights of a graph they were removed from.
 
     Args:
-        channels: the analysis of the original graph.
+        channels: the analysis from before the removal; its graph is edited in place.
         removed: the units that were removed.
-        twins: id of an original node -> its counterpart in `graph`.
-        graph: the pruned graph, edited in place.
-        moments: for every reader, in order, the moments of its input in each place it stands in.
+        found: the readers, looked up before the removal.
+        moments: for each of them the moments of its input in each place it stands in.
         mode: "constants" (only channels that do not vary), "mean" or "linear".
 
     Returns:
         How many readers were changed.
     """
     changed = 0
-    for reader, seen in zip(readers(channels, removed), moments, strict=True):
+    for reader, seen in zip(found, moments, strict=True):
         known = [m for m in seen if m is not None]
         if not known or len(known) < len(seen):
             continue
@@ -120,7 +120,7 @@ def compensate(
             total = total + each
         gone = channels.gone(removed)[channels.units_of(reader.contractions[0].labels)]
         weights, shift = prediction(total, gone, mode)
-        changed += _fold(channels, removed, reader, twins, graph, gone, weights, shift)
+        changed += _fold(channels, removed, reader, gone, weights, shift)
     return changed
 
 
@@ -146,13 +146,11 @@ def _fold(
     channels: Channels,
     removed: Vector,
     reader: Reader,
-    twins: Mapping[int, Node],
-    graph: Graph,
     gone: Any,
     weights: Floats,
     shift: Floats,
 ) -> bool:
-    whole = np.moveaxis(reader.weight.values, (reader.out_axis, reader.in_axis), (0, 1))
+    whole = np.moveaxis(reader.values, (reader.out_axis, reader.in_axis), (0, 1))
     axes = channels.sweep.axes(reader.weight, reader.nodes[0], 1)
     out = None if axes is None else axes[reader.out_axis]
     if out is not None:
@@ -161,12 +159,13 @@ def _fold(
     alpha = float(reader.nodes[0].attrs.get("alpha", 1.0)) if reader.nodes[0].op == "Gemm" else 1.0
     delta = np.einsum("or...,rk->ok...", lost, weights)
     bias = alpha * np.einsum("or,r->o", lost.reshape(*lost.shape[:2], -1).sum(2), shift)
-    nodes = [twins[id(n)] for n in reader.nodes]
+    nodes = list(reader.nodes)
     if weights.any():
         old = nodes[0].inputs[1].values
         moved = np.moveaxis(old, (reader.out_axis, reader.in_axis), (0, 1)) + delta
         new = np.moveaxis(moved, (0, 1), (reader.out_axis, reader.in_axis)).astype(old.dtype)
         nodes[0].inputs[1].values = np.ascontiguousarray(new)
+    graph = channels.graph
     _shift([_slot(graph, node) for node in nodes], bias, graph)
     return bool(weights.any() or bias.any())
 

@@ -23,7 +23,7 @@ from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import BudgetError, UsageError
-from graphopt.ir.graph import Graph, Node, label
+from graphopt.ir.graph import Graph, label
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
@@ -31,13 +31,22 @@ from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import layers_of
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.choose import Choice, Wishes, choose
-from graphopt.passes.prune.compensate import MODES, compensate, readers
-from graphopt.passes.prune.moments import measure
+from graphopt.passes.prune.compensate import MODES, Reader, compensate, readers
+from graphopt.passes.prune.moments import Moments, measure
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
 from graphopt.passes.prune.sections import sections
 from graphopt.passes.prune.selection import Limits
 from graphopt.runtime.targets import target
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """How removed channels are made up for, whose readers, and the moments of what they read."""
+
+    mode: str
+    readers: list[Reader]
+    moments: list[list[Moments | None]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class Prune(Pass):
         return steps
 
     def _round(self, graph: Graph, context: Context) -> None:
-        channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
+        channels = Channels(graph, share=self.share, rewrite=self.rewrite)
         made = (
             self._replayed(channels) if self.plan is not None else self._chosen(channels, context)
         )
@@ -126,14 +135,14 @@ class Prune(Pass):
             context.refused(held.layer, _why(held.channels, held.of, held.reason))
         if not len(removed):
             return
-        twins = dict(zip((id(n) for n in channels.graph.nodes), graph.nodes, strict=True))
-        remove(channels.of(graph), removed)
+        measured = self._measured(channels, removed)
+        remove(channels, removed)
         infer_shapes(graph)
         context.facts["plan"] = dataclasses.replace(plan, groups=_groups_after(graph, plan))
         for name, (before, after) in context.facts["channels"].items():
             if after < before:
                 context.rewrote(name, f"{before} -> {after} channels")
-        for what in self._made_up(channels, removed, twins, graph):
+        for what in self._made_up(channels, removed, measured):
             context.rewrote("graph", what)
 
     # --- steps ----------------------------------------------------------------------------------
@@ -205,41 +214,48 @@ class Prune(Pass):
         return proven.removed
 
     def _plan(self, channels: Channels, removed: Vector, made: Choice) -> Plan:
-        account = self._account(channels)
-        alive = np.ones(channels.unit_count, bool)
-        alive[removed] = False
+        after = made.after
+        if len(removed) != len(made.removed):
+            alive = np.ones(channels.unit_count, bool)
+            alive[removed] = False
+            after = self._account(channels).totals(alive)
         text = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {k: v for k, v in text.items() if isinstance(v, str | int | float | bool) and v}
         return Plan.removing(
             channels,
             removed,
             before=dataclasses.asdict(made.before),
-            after=dataclasses.asdict(account.totals(alive)),
+            after=dataclasses.asdict(after),
             settings=plain,
         )
 
+    def _measured(self, channels: Channels, removed: Vector) -> _Measured | None:
+        """What compensation needs of the network while it is whole."""
+        mode = self._mode()
+        if mode == "none":
+            return None
+        found = readers(channels, removed)
+        places = [
+            [(c.node.inputs[0], c.axis, len(c.labels)) for c in r.contractions] for r in found
+        ]
+        data = self._batches(channels.graph) or self._drawn(channels.graph)
+        seen = iter(measure(channels.graph, [p for own in places for p in own], data))
+        return _Measured(mode, found, [[next(seen) for _ in own] for own in places])
+
     def _made_up(
-        self, channels: Channels, removed: Vector, twins: dict[int, Node], graph: Graph
+        self, channels: Channels, removed: Vector, measured: _Measured | None
     ) -> list[str]:
         told = []
-        mode = self._mode()
-        if mode != "none":
-            places = [
-                [(c.node.inputs[0], c.axis, len(c.labels)) for c in r.contractions]
-                for r in readers(channels, removed)
-            ]
-            flat = [place for own in places for place in own]
-            data = self._batches(channels.graph) or self._drawn(channels.graph)
-            seen = iter(measure(channels.graph, flat, data))
-            moments = [[next(seen) for _ in own] for own in places]
-            changed = compensate(channels, removed, twins, graph, moments, mode)
+        if measured is not None:
+            mode = measured.mode
+            changed = compensate(channels, removed, measured.readers, measured.moments, mode)
             told.append(f"compensation ({mode}): {changed} layers")
         recalibration = self.data is not None if self.recalibration is None else self.recalibration
         if recalibration:
             data = self._batches(channels.graph)
             if data is None:
                 raise UsageError("BatchNormalizations are recalibrated on images: give --data")
-            told.append(f"recalibrated {recalibrate(graph, data)} BatchNormalizations")
+            told.append(f"recalibrated {recalibrate(channels.graph, data)} BatchNormalizations")
         return told
 
     def _account(self, channels: Channels) -> Account:

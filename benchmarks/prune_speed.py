@@ -1,0 +1,234 @@
+"""How long it takes to find what belongs together and to remove half of it, side by side.
+
+    python -m benchmarks.prune_speed [--only yolov4] [--tools graphopt,onnxsim] [--markdown FILE]
+
+Processor seconds without imports, loading and exporting: finding the groups, judging and removing.
+The lossless simplification graphopt does before, and the one onnxsim needs, stand apart as "prepare".
+Everyone has one thread, half of the MACs (graphopt) or of every layer's channels (the others) as the
+goal, importance L2, nothing annotated by hand. Memory is the peak above what was in use with the model
+loaded. graphopt and onnxsim read the same ONNX file; Torch-Pruning has the module. No result is
+checked here: `prune_coverage` does that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "out" / "bench" / "prune"
+LIMIT_S = 420
+NETWORKS = {
+    "resnet50": 224,
+    "mobilenetv3-large": 224,
+    "densenet121": 224,
+    "retinanet-r50-fpn": 512,
+    "yolov4": 416,
+    "vit-b-16": 224,
+}
+TOOLS = ("graphopt", "torch-pruning", "onnxsim")
+
+
+def main() -> None:
+    """Measures every tool on every network and prints one row per network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--tools", default=",".join(TOOLS))
+    parser.add_argument("--markdown", type=Path, help="write the table as a page")
+    options = parser.parse_args()
+    from benchmarks.prune_coverage import _python
+
+    rows: list[list[str]] = []
+    for name in [n for n in NETWORKS if options.only in n]:
+        file = exported(name)
+        row = {}
+        for tool in options.tools.split(","):
+            python = Path(sys.executable) if tool == "graphopt" else _python(tool)
+            row[tool] = measured(python, tool, name, file)
+            print(name, tool, row[tool], file=sys.stderr)
+        rows.append([name, f"{file.stat().st_size / 1e6:.0f}", *_cells(row)])
+    columns = ["network", ">model MB"]
+    for tool in options.tools.split(","):
+        columns += [] if tool == "torch-pruning" else [f">{tool} prepare s"]
+        columns += [f">{tool} s", ">MB"]
+        if tool != "graphopt":
+            columns.append(">times ours")
+    from graphopt.report.terminal import console, print_rows
+
+    print_rows(console(), columns, rows)
+    if options.markdown:
+        options.markdown.write_text(page(columns, rows), encoding="utf-8")
+
+
+def exported(name: str) -> Path:
+    """The ONNX file of a network, exported once, BatchNorms kept."""
+    path = FOLDER / f"{name}.onnx"
+    if not path.exists():
+        import torch
+
+        from benchmarks.networks import network
+        from graphopt.frontends.torch_module import to_onnx
+
+        size = NETWORKS[name]
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        model = to_onnx(
+            network(name),
+            torch.randn(1, 3, size, size),
+            exporter="torchscript",
+            dynamic_batch=False,
+        )
+        path.write_bytes(model.SerializeToString())
+    return path
+
+
+def measured(python: Path, tool: str, name: str, file: Path) -> dict[str, Any]:
+    """What one tool needs for one network, in a process of its own with one thread."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    code = f"from benchmarks.prune_speed import work; work({tool!r}, {name!r}, {str(file)!r})"
+    done = subprocess.run(
+        [str(python), "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+    lines = [x for x in done.stdout.splitlines() if x.startswith("ANSWER ")]
+    if not lines:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"failure": last[:60]}
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("ANSWER "))
+    return found
+
+
+def _cells(row: dict[str, dict[str, Any]]) -> Iterator[str]:
+    ours = row.get("graphopt", {}).get("seconds")
+    for tool, found in row.items():
+        seconds = found.get("seconds")
+        if tool != "torch-pruning":
+            yield f"{found['prepare']:.2f}" if seconds is not None else ""
+        yield f"{seconds:.2f}" if seconds is not None else found["failure"]
+        yield f"{found['megabytes']:.0f}" if seconds is not None else ""
+        if tool != "graphopt":
+            yield f"{seconds / ours:.1f}" if seconds is not None and ours else ""
+
+
+def page(columns: list[str], rows: list[list[str]]) -> str:
+    """The table as Markdown."""
+    head = [c.removeprefix(">") for c in columns]
+    line = ["---:" if c.startswith(">") else "---" for c in columns]
+    body = ["| " + " | ".join(cells) + " |" for cells in [head, line, *rows]]
+    text = " ".join((__doc__ or "").split("\n\n")[2].split())
+    return "\n".join(["# Pruning: seconds and memory", "", text, "", *body, ""])
+
+
+# --- inside the measured process --------------------------------------------------------------
+
+
+def work(tool: str, name: str, file: str) -> None:
+    """Runs one tool once and prints what it cost."""
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT_S)
+    prepared = {"graphopt": _graphopt, "torch-pruning": _torch_pruning, "onnxsim": _onnxsim}[tool]
+    job = prepared(name, file)
+    cost: dict[str, float] = {}
+    with _peak(cost):
+        for stage, each in zip(("prepare", "seconds"), job, strict=True):
+            started = time.process_time()
+            each()
+            cost[stage] = time.process_time() - started
+    print("ANSWER " + json.dumps(cost))
+
+
+_Job = tuple[Callable[[], Any], Callable[[], Any]]  # preparing, pruning
+
+
+def _graphopt(_: str, file: str) -> _Job:
+    from graphopt.frontends.onnx_file import load
+    from graphopt.pipeline import Pipeline
+    from graphopt.prune import PREPARATION, prune_graph
+    from graphopt.registry import parse_passes
+
+    # Imports that come late come before the clock, as for the others.
+    small = exported("mobilenetv3-large")
+    prune_graph(load(small), macs=0.7, importance="l2", verify=False)
+    held = {"graph": load(Path(file))}
+
+    def prepare() -> None:
+        held["graph"] = Pipeline(parse_passes(PREPARATION)).run(held["graph"]).graph
+
+    def prune() -> None:
+        prune_graph(held["graph"], macs=0.5, importance="l2", verify=False, preparation="")
+
+    return prepare, prune
+
+
+def _torch_pruning(name: str, _: str) -> _Job:
+    import torch
+    import torch_pruning as tp
+
+    from benchmarks.networks import network
+
+    torch.set_num_threads(1)
+    module, size = network(name), NETWORKS[name]
+    example = torch.randn(1, 3, size, size)
+
+    def job() -> None:
+        last = [m for m in module.modules() if isinstance(m, torch.nn.Linear)][-1:]
+        tp.pruner.MetaPruner(
+            module,
+            example,
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            ignored_layers=last,
+        ).step()
+
+    return lambda: None, job
+
+
+def _onnxsim(_: str, file: str) -> _Job:
+    import onnx
+    import onnxsim
+
+    held = {"model": onnx.load(file)}
+
+    def prepare() -> None:
+        held["model"], _ = onnxsim.simplify(held["model"])
+
+    return prepare, lambda: onnxsim.apply_structured_pruning(held["model"], sparsity=0.5)
+
+
+@contextmanager
+def _peak(found: dict[str, float]) -> Iterator[None]:
+    """Megabytes of resident memory at the peak, above those in use before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what loading left behind is no part of the start
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _status("VmRSS")
+    yield
+    found["megabytes"] = (_status("VmHWM") - before) / 1e3
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(x for x in lines if x.startswith(field)).split()[1])
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f"more than {LIMIT_S} s")
+
+
+if __name__ == "__main__":
+    main()
