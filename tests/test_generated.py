@@ -14,6 +14,7 @@ from graphopt.frontends.normal_form import normalize
 from graphopt.ir.proto import to_proto
 from graphopt.ir.text import to_text
 from graphopt.oracle import Oracle
+from graphopt.pass_base import Changes
 from graphopt.pipeline import Pipeline
 from graphopt.registry import PASSES, default_passes, pass_class
 from graphopt.runtime.run import open_proto
@@ -62,7 +63,11 @@ def test_default_pipeline(model: onnx.ModelProto) -> None:
     assert ours == theirs, "two runs differ"
 
 
-@pytest.mark.parametrize("name", PASSES)
+# Passes that mean to change the outputs are generated for in tests/channels/test_networks.py.
+LOSSLESS = [n for n in PASSES if not isinstance(pass_class(n).numerics, Changes)]
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
 @given(model=models(max_nodes=8))
 @settings(max_examples=max(EXAMPLES // 20, 15), **QUIETLY)
 def test_each_pass_alone_and_again(name: str, model: onnx.ModelProto) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -51,6 +51,13 @@ def print_optimized(out: Console, report: Document) -> None:
         out.print(f"note: {note}", markup=False)
 
 
+_COST_UNITS: dict[str, Callable[[float], str]] = {
+    "bytes": size,
+    "activations": size,
+    "latency": lambda seconds: milliseconds(seconds * 1e3),
+}
+
+
 def print_pruning(out: Console, pruning: Document) -> None:
     """Layer widths before and after, what it makes of the costs, and what had to stay."""
     table = _table("layer", ">channels", ">kept", ">kept %")
@@ -62,8 +69,9 @@ def print_pruning(out: Console, pruning: Document) -> None:
     costs = _table("", ">before", ">after", ">left")
     for metric, before in pruning["before"].items():
         after = pruning["after"][metric]
-        show = size if metric in ("bytes", "activations") else count
-        _add(costs, metric, show(int(before)), show(int(after)), f"{after / (before or 1):.1%}")
+        if before:
+            show = _COST_UNITS.get(metric, count)
+            _add(costs, metric, show(before), show(after), f"{after / before:.1%}")
     out.print(costs)
     for note in pruning["held"]:
         out.print(f"kept: {note['where']}: {note['what']}", markup=False)
