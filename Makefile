@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The stamp changes when the dependencies do.
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick check format bench clean help
+.PHONY: demo test test-quick check format bench bench-prune clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -38,6 +38,11 @@ check: $(READY) ## what CI does: format, lint, types, tests, wheel contents
 	$(BIN)/python .ci/types.py
 	$(MAKE) test
 	$(BIN)/python .ci/wheel.py
+
+bench-prune: $(READY) ## pruning beside Torch-Pruning and onnxsim: coverage, speed, accuracy
+	$(BIN)/python -m benchmarks.prune_coverage
+	$(BIN)/python -m benchmarks.prune_speed
+	$(BIN)/python -m benchmarks.prune_accuracy
 
 bench: $(READY) ## the comparison with other simplifiers
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -63,7 +64,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only what contains one of these")
     parser.add_argument("--patterns", action="store_true", help="leave out the networks")
     parser.add_argument("--json", type=Path, default=BENCH / "prune_coverage.json")
+    parser.add_argument("--markdown", type=Path, help="write the table as a page")
+    parser.add_argument("--load", action="store_true", help="show the results in --json again")
     given = parser.parse_args()
+    if given.load:
+        _tell(json.loads(given.json.read_text(encoding="utf-8")), given.markdown)
+        return
     rows: dict[str, dict[str, Answer]] = {}
     jobs: dict[str, list[Answer]] = {name: [] for name in PACKAGES}
     for name, graph, per_peer in _subjects(given.names, networks=not given.patterns):
@@ -76,7 +82,30 @@ def main() -> None:
             rows[answer["name"]][peer] = answer
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    _tell(rows, given.markdown)
+
+
+def _tell(rows: dict[str, dict[str, Answer]], markdown: Path | None) -> None:
     _show(rows)
+    if markdown is not None:
+        markdown.write_text(page(rows), encoding="utf-8")
+
+
+def page(rows: dict[str, dict[str, Answer]]) -> str:
+    """The table as Markdown: outcome, layers reached, parameters removed."""
+    tools = ["graphopt", *PACKAGES]
+    lines = [["what", *tools], ["---"] * (len(tools) + 1)]
+    for outcome in ("exact", "refused", "wrong", "crash", "unclear"):
+        counts = [sum(_is(r.get(t), outcome) for r in rows.values()) for t in tools]
+        lines.append([f"**{outcome}**", *(f"**{c}**" for c in counts)])
+    plain = re.compile(r"\[/?[a-z]*\]")  # colours are for the terminal
+    lines += [
+        [name, *(plain.sub("", _cell(row.get(t))) for t in tools)] for name, row in rows.items()
+    ]
+    text = " ".join((__doc__ or "").split("\n\n")[2].split())
+    table = ["| " + " | ".join(cells) + " |" for cells in lines]
+    head = ["# Pruning coverage side by side", "", "`python -m benchmarks.prune_coverage`", ""]
+    return "\n".join([*head, text, "", *table, ""])
 
 
 # --- what is pruned ---------------------------------------------------------------------------

@@ -53,6 +53,7 @@ ALLOWED = {
     "ir": {"errors"},
     "pass_base": {"errors", "ir"},
     "channels": {"errors", "ir"},
+    "evaluate": {"data", "errors", "frontends", "ir", "registry", "runtime"},
     "data": {"errors", "ir", "registry", "runtime"},
     "passes": {"channels", "data", "errors", "ir", "oracle", "pass_base", "registry", "runtime"},
     "runtime": {"errors", "ir"},

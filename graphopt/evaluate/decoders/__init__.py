@@ -1,0 +1,102 @@
+"""Decoders by name, and which one a model needs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from graphopt.errors import UsageError
+from graphopt.evaluate.decoders.base import Array, Candidates, Decoder, Shapes
+from graphopt.ir.graph import Graph
+from graphopt.registry import unknown
+
+_HERE = "graphopt.evaluate.decoders"
+
+DECODERS: dict[str, str] = {
+    "yolov3": f"{_HERE}.anchors:Yolov3",
+    "yolov3-tiny": f"{_HERE}.anchors:Yolov3Tiny",
+    "yolov4": f"{_HERE}.anchors:Yolov4",
+    "yolov5": f"{_HERE}.anchors:Yolov5",
+    "yolox": f"{_HERE}.rows:Yolox",
+    "decoded": f"{_HERE}.rows:Decoded",
+    "fastestdet": f"{_HERE}.fastestdet:FastestDet",
+    "yolo-fastestv2": f"{_HERE}.fastestv2:FastestV2",
+    "ultra-light": f"{_HERE}.boxes:UltraLight",
+    "retinanet": f"{_HERE}.boxes:Retina",
+}
+
+Function = Callable[[Mapping[str, Array], tuple[int, int]], list[Candidates]]
+
+
+@dataclass(frozen=True)
+class Own(Decoder):
+    """A function of the user's as a decoder."""
+
+    name: ClassVar[str] = "own"
+
+    function: Function
+
+    def fits(self, outputs: Shapes, size: tuple[int, int]) -> bool:  # noqa: ARG002
+        """Whoever brings a function knows."""
+        return True
+
+    def decode(self, outputs: Mapping[str, Array], size: tuple[int, int]) -> list[Candidates]:
+        """What the function makes of the outputs."""
+        return self.function(outputs, size)
+
+
+def decoder_for(given: str | Decoder | Function | None, graph: Graph) -> Decoder:
+    """The decoder that is `given`, or the only one that fits the graph's outputs.
+
+    Args:
+        given: a name, a decoder, a function (outputs by name, (height, width)) -> a list of
+            `Candidates`, such a function as "module:function", or None to look at the outputs.
+        graph: the detector.
+
+    Raises:
+        UsageError: no such decoder, or none or several that fit.
+    """
+    if isinstance(given, Decoder):
+        return given
+    if callable(given):
+        return Own(given)
+    if given is not None:
+        return _imported(given)
+    outputs = {t.name: list(t.shape or []) for t in graph.outputs}
+    size = _input_size(graph)
+    fitting = [d for d in map(_named, DECODERS) if size and d.fits(outputs, size)]
+    if len(fitting) == 1:
+        return fitting[0]
+    shapes = ", ".join(f"{n} {tuple(s)}" for n, s in outputs.items())
+    names = ", ".join(d.name for d in fitting) or ", ".join(DECODERS)
+    what = "several decoders fit" if fitting else "no decoder fits"
+    raise UsageError(f"{what} the outputs {shapes}; say which one: {names}")
+
+
+def _imported(name: str) -> Decoder:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return _named(name)
+    try:
+        return Own(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"decoder {name!r} cannot be imported: {error}") from error
+
+
+def _named(name: str) -> Decoder:
+    if name not in DECODERS:
+        raise UsageError(unknown("decoder", name, DECODERS))
+    module, _, attribute = DECODERS[name].partition(":")
+    made: Any = getattr(importlib.import_module(module), attribute)
+    found: Decoder = made()
+    return found
+
+
+def _input_size(graph: Graph) -> tuple[int, int] | None:
+    shape = list(graph.inputs[0].shape or [])
+    sizes = shape[1:3] if shape[-1:] in ([1], [3]) else shape[2:]
+    if len(sizes) != 2 or not all(isinstance(d, int) for d in sizes):
+        return None
+    return int(sizes[0]), int(sizes[1])
