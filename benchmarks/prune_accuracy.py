@@ -34,6 +34,7 @@ from graphopt.passes.analyze import IMPORTANCES, scores
 from graphopt.passes.prune.allocation import ALLOCATIONS
 from graphopt.passes.prune.choose import Wishes, choose
 from graphopt.passes.prune.compensate import compensate, readers
+from graphopt.passes.prune.mend import mending
 from graphopt.passes.prune.moments import Moments, measure
 from graphopt.passes.prune.recalibrate import recalibrate
 from graphopt.passes.prune.selection import Limits
@@ -172,6 +173,12 @@ class Bench:
         """The network without the units."""
         graph = self.graph.copy()
         channels = self.channels.of(graph)
+        if compensation == "refit":
+            mend = mending(channels, removed, compensation, self.feeds, 0)
+            remove(channels, removed)
+            infer_shapes(graph)
+            mend()
+            return graph
         found = readers(channels, removed)
         seen = [[self._moments_of(c) for c in r.contractions] for r in found]
         remove(channels, removed)
@@ -251,7 +258,7 @@ def run(
     others = [a for a in allocations if a != first]
     yield from tried([Recipe(best, a, c) for a in others for c in plain])
     where = _best([r for r in done if r.importance == best], lambda r: r.allocation)
-    rest = [("mean", False), ("none", True), ("linear", True)]
+    rest = [("mean", False), ("none", True), ("linear", True), ("refit", False)]
     yield from tried([Recipe(best, where, c, again) for c, again in rest])
 
 

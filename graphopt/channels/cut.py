@@ -37,13 +37,16 @@ class Cut:
     def new(self, index: int, axis: int) -> int:
         """The size of an input axis after."""
         mask = self.kept(index, axis)
-        return self.old(index, axis) if mask is None else int(mask.sum())
+        return self.old(index, axis) if mask is None else int(np.count_nonzero(mask))
 
     def out_dims(self, output: int = 0) -> list[Any]:
         """The dimensions of an output after."""
         tensor = self.node.outputs[output]
         masks = [self.out_kept(a, output) for a in range(len(tensor.shape))]
-        return [d if m is None else int(m.sum()) for d, m in zip(tensor.shape, masks, strict=True)]
+        return [
+            d if m is None else int(np.count_nonzero(m))
+            for d, m in zip(tensor.shape, masks, strict=True)
+        ]
 
     def ints(self, index: int) -> list[int] | None:
         """The numbers of a constant input, or None when it is computed or left out."""

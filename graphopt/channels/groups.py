@@ -15,12 +15,13 @@ from functools import cached_property
 
 import numpy as np
 
+from graphopt.channels.axes import KEPT_UNIT, AxisTable, Group, UnitAxis
 from graphopt.channels.cut import Mask
 from graphopt.channels.labels import KEPT, Reason, Vector
 from graphopt.channels.sweep import Sweep, vectors_of
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, label
 
-KEPT_UNIT = -1  # the unit of an element that can never be removed
+__all__ = ["KEPT_UNIT", "Channels", "Group", "Held", "Member"]
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,6 @@ class Member:
     tensor: Tensor
     axis: int
     units: Vector
-
-
-@dataclass(frozen=True)
-class Group:
-    """The numbers of units that stand on the same axes."""
-
-    index: int
-    units: Vector
-
-    @property
-    def size(self) -> int:
-        """How many units there are to choose from."""
-        return len(self.units)
 
 
 @dataclass(frozen=True)
@@ -79,6 +67,8 @@ class Channels:
         if not rewrite:
             self.sweep.hold_written_sizes()
         self._unit_of_label, self.unit_count = self._number_units()
+        vectors = (v for *_, axes in self.sweep.tensors() for _, v in vectors_of(axes))
+        self.axes = AxisTable(vectors, self._unit_of_label, self.unit_count)
 
     def of(self, twin: Graph) -> Channels:
         """The same analysis of a copy of the graph."""
@@ -94,7 +84,7 @@ class Channels:
                 free[roots[site.labels]] = True
         free[KEPT] = False
         free[labels.frozen_roots()] = False
-        live = np.unique(roots[free[roots]])
+        live = np.flatnonzero(free)
         unit_of_root = np.full(len(labels), KEPT_UNIT, np.int64)
         unit_of_root[live] = np.arange(len(live))
         return unit_of_root[roots], len(live)
@@ -113,53 +103,34 @@ class Channels:
     @cached_property
     def members(self) -> list[Member]:
         """Every axis of a constant that can lose elements."""
-        places: dict[tuple[int, int], list[tuple[Tensor, Node, Vector]]] = defaultdict(list)
+        places: dict[tuple[int, int], list[tuple[Tensor, Node, UnitAxis | None]]]
+        places = defaultdict(list)
         for tensor, reader, _, axes in self.sweep.tensors():
             if isinstance(tensor, Constant):
                 for axis, vector in vectors_of(axes):
-                    places[id(tensor), axis].append((tensor, reader, self.units_of(vector)))
+                    places[id(tensor), axis].append((tensor, reader, self.axis_of(vector)))
         found: list[Member] = []
         for (_, axis), read in places.items():
-            together = all(np.array_equal(units, read[0][2]) for _, _, units in read)
-            for tensor, reader, units in read[:1] if together else read:
-                if (units != KEPT_UNIT).any():
+            together = all(each is read[0][2] for _, _, each in read)
+            for tensor, reader, each in read[:1] if together else read:
+                if each is not None:
                     name = tensor.name if together else f"{tensor.name}@{label(reader)}"
-                    found.append(Member(name, tensor, axis, units))
+                    found.append(Member(name, tensor, axis, each.units))
         return found
 
-    @cached_property
-    def vectors(self) -> list[Vector]:
-        """The units along every axis that can lose elements, each distinct axis once."""
-        distinct: dict[int, Vector] = {}
-        for _, _, _, axes in self.sweep.tensors():
-            distinct.update((id(v), v) for _, v in vectors_of(axes))
-        units = [self.units_of(v) for v in distinct.values()]
-        return [u for u in units if (u != KEPT_UNIT).any()]
-
-    @cached_property
+    @property
     def groups(self) -> list[Group]:
         """All groups, in the order of their first unit."""
-        # A unit's axes, as a sum of random numbers: equal sums are equal sets of axes.
-        rng = np.random.default_rng(0)
-        marks = np.zeros((self.unit_count, 2), np.uint64)
-        for units in self.vectors:
-            mark = rng.integers(1, 2**63, 2, dtype=np.uint64)
-            np.add.at(marks, units[units != KEPT_UNIT], mark)
-        _, first, which = np.unique(marks, axis=0, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))[which.reshape(-1)]
-        order = np.argsort(rank, kind="stable")
-        bounds = np.searchsorted(rank[order], np.arange(len(first) + 1))
-        return [
-            Group(i, order[bounds[i] : bounds[i + 1]].astype(np.int64)) for i in range(len(first))
-        ]
+        return self.axes.groups
 
-    @cached_property
+    @property
     def group_of_unit(self) -> Vector:
         """The group of each unit."""
-        found = np.zeros(self.unit_count, np.int64)
-        for group in self.groups:
-            found[group.units] = group.index
-        return found
+        return self.axes.group_of_unit
+
+    def axis_of(self, labels: Vector) -> UnitAxis | None:
+        """The axis with the labels of a tensor's axis, or None when it loses nothing."""
+        return self.axes.of(labels)
 
     def groups_on(self, units: Vector) -> list[int]:
         """The groups that units along an axis belong to, ascending."""
@@ -169,20 +140,29 @@ class Channels:
 
     def held(self) -> Iterator[Held]:
         """What layers have to keep, with the first reason for every channel."""
-        labels = self.sweep.labels
-        reason_of: dict[int, Reason] = {}
-        for vector, reason in labels.frozen:
-            for root in np.unique(labels.find(vector)).tolist():
-                reason_of.setdefault(root, reason)
+        reasons = [reason for _, reason in self.sweep.labels.frozen]
+        first = self._first_reasons()
         for site in self.sweep.findings.sites:
-            if site.role != "output":
+            axis = self.axis_of(site.labels)
+            if site.role != "output" or (axis is not None and not axis.fixed):
                 continue
             at = np.flatnonzero(self.units_of(site.labels) == KEPT_UNIT)
-            roots = labels.find(site.labels[at]).tolist()
-            reasons = [reason_of.get(r) for r in roots]
-            for reason in dict.fromkeys(r for r in reasons if r is not None):
-                which = at[[r is reason for r in reasons]]
-                yield Held(label(site.node), which, len(site.labels), reason)
+            whys = first[self.sweep.labels.find(site.labels[at])]
+            for why in dict.fromkeys(whys[whys >= 0].tolist()):
+                yield Held(label(site.node), at[whys == why], len(site.labels), reasons[why])
+
+    def _first_reasons(self) -> Vector:
+        """For each root, the number of what froze it first; -1 for those that are free."""
+        labels = self.sweep.labels
+        numbers: dict[Reason, int] = {}
+        found = np.full(len(labels), -1, np.int64)
+        if labels.frozen:
+            roots = labels.find(np.concatenate([v for v, _ in labels.frozen]))
+            # A reason that is given twice is one.
+            own = [numbers.setdefault(r, i) for i, (_, r) in enumerate(labels.frozen)]
+            which = np.repeat(own, [len(v) for v, _ in labels.frozen])
+            found[roots[::-1]] = which[::-1]  # where several are written the last one stays
+        return found
 
     def couplings(self) -> list[list[str]]:
         """For each group, the nodes through which its channels are coupled."""

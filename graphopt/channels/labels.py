@@ -53,33 +53,39 @@ class Labels:
     def find(self, vector: Vector) -> Vector:
         """The representative of each label's union (0 stays 0)."""
         roots = self._parent[vector]
-        while True:
-            above = self._parent[roots]
-            if np.array_equal(above, roots):
-                break
-            roots = above
-        self._parent[vector.reshape(-1)] = roots.reshape(-1)
+        above = self._parent[roots]
+        if (above == roots).all():
+            return roots
+        while not (above == roots).all():
+            roots, above = above, self._parent[above]
+        self._parent[vector] = roots
         return roots
 
     def unite(self, a: Vector, b: Vector, where: str) -> None:
         """Makes a[i] and b[i] one for every i; what meets KEPT is frozen."""
-        held = (a == KEPT) != (b == KEPT)
-        if held.any():
-            freeze = np.where(a == KEPT, b, a)[held]
-            self.freeze(freeze, Reason(where, "is combined with a tensor that keeps its size"))
-        both = (a != KEPT) & (b != KEPT)
-        left, right = a[both], b[both]
+        if not (a.all() and b.all()):
+            a, b = self._without_kept(a, b, where)
         merged = False
         while True:
-            ra, rb = self.find(left), self.find(right)
+            ra, rb = self.find(a), self.find(b)
             apart = ra != rb
             if not apart.any():
                 break
             merged = True
             high, low = np.maximum(ra, rb)[apart], np.minimum(ra, rb)[apart]
             np.minimum.at(self._parent, high, low)
+            if (self._parent[high] == low).all():
+                break  # none of the higher ones met two others
         if merged:
-            self.unions.append((left, where))
+            self.unions.append((a, where))
+
+    def _without_kept(self, a: Vector, b: Vector, where: str) -> tuple[Vector, Vector]:
+        """The pairs of two labels that can go; what meets KEPT is frozen."""
+        held = (a == KEPT) != (b == KEPT)
+        freeze = np.where(a == KEPT, b, a)[held]
+        self.freeze(freeze, Reason(where, "is combined with a tensor that keeps its size"))
+        both = (a != KEPT) & (b != KEPT)
+        return a[both], b[both]
 
     def freeze(self, vector: Vector, reason: Reason) -> None:
         """Nothing in `vector` may be removed."""
@@ -88,7 +94,8 @@ class Labels:
             self.frozen.append((labels, reason))
 
     def frozen_roots(self) -> Vector:
-        """The representatives of all frozen unions."""
-        if not self.frozen:
-            return np.zeros(0, np.int64)
-        return np.unique(self.find(np.concatenate([v for v, _ in self.frozen])))
+        """The representatives of all frozen unions, ascending."""
+        is_root = np.zeros(len(self), bool)
+        if self.frozen:
+            is_root[self.find(np.concatenate([v for v, _ in self.frozen]))] = True
+        return np.flatnonzero(is_root)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.channels.cut import Mask
 from graphopt.channels.groups import KEPT_UNIT, Channels
 from graphopt.channels.labels import Vector
 from graphopt.channels.removal import remove
@@ -62,10 +63,10 @@ class Plan:
         gone = channels.gone(removed)
         keep: dict[str, dict[int, tuple[int, ...]]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
+        cuts = {id(a.units): _kept(gone[a.units]) for a in channels.axes.axes}
         for member in channels.members:
-            lost = gone[member.units]
-            if lost.any():
-                kept = tuple(np.flatnonzero(~lost).tolist())
+            kept = cuts[id(member.units)]
+            if len(kept) < len(member.units):
                 keep.setdefault(member.name, {})[member.axis] = kept
                 shapes[member.name] = tuple(member.tensor.shape)
         return cls(keep, shapes, share=channels.share, **facts)
@@ -242,6 +243,10 @@ def save(plan: Plan, path: Path) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise SaveError(f"cannot write the plan {path}: {error.strerror}") from error
+
+
+def _kept(lost: Mask) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(~lost).tolist())
 
 
 def _checked(content: Mapping[str, Any]) -> Plan:

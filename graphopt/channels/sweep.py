@@ -30,6 +30,7 @@ from graphopt.ir.graph import (
     inner_nodes,
     label,
     outer_inputs,
+    subgraphs,
 )
 
 _ROUNDS = 4
@@ -91,7 +92,7 @@ class Sweep:
             node, inputs, self.findings, lambda key: self._ways.get(key, 0), self._seen_outside
         )
         rule = rule_for(node)
-        if any(True for _ in node.subgraphs()):
+        if subgraphs(node):
             self._freeze_inside(node)
             view.deny("runs a subgraph, in which nothing is removed")
         elif rule is None:

@@ -146,11 +146,13 @@ class View:
                 self.freeze(each, "is combined with a tensor that keeps its size")
             return None
         first = axes[0]
-        for each in axes[1:]:
-            if each is not first and each is not None and first is not None:
-                if each.shape != first.shape:
-                    raise DenyError(f"sizes {first.size} and {each.size} meet")
-                self._findings.labels.unite(first, each, self.where)
+        others = [each for each in axes[1:] if each is not None and each is not first]
+        for each in others:
+            if first is not None and each.shape != first.shape:
+                raise DenyError(f"sizes {first.size} and {each.size} meet")
+        if others:
+            all_of_first = np.concatenate([first] * len(others))
+            self._findings.labels.unite(all_of_first, np.concatenate(others), self.where)
         return first
 
     def unite_rows(self, table: Vector) -> Vector:
@@ -189,7 +191,7 @@ class View:
         """Input `index` carries a parameter of this role along `axis`."""
         vector = self.look(index, axis) if self.has(index) else None
         if vector is not None:
-            rank = len(self.dims(index))
+            rank = len(self._inputs[index] or [])
             self._findings.sites.append(Site(self.node, role, index, axis % rank, vector))
 
     def choose(self, ways: int) -> tuple[int, Callable[[Vector], None]]:

@@ -51,7 +51,9 @@ def prune(
     ] = None,
     compensation: Annotated[
         Text,
-        typer.Option(help="What makes up for removed channels: none, constants, mean, linear."),
+        typer.Option(
+            help="What makes up for removed channels: none, constants, mean, linear, refit."
+        ),
     ] = None,
     floor: Annotated[
         float, typer.Option(min=0, max=1, help="Share of channels every layer keeps at least.")

@@ -45,10 +45,9 @@ class Graph(gs.Graph):
         twin.producer_name = self.producer_name
         twin.producer_version = self.producer_version
         twin.forget_names()
-        kinds = {name: t.type for name, t in self.tensors().items() if isinstance(t, Variable)}
-        for name, tensor in twin.tensors().items():
-            if isinstance(tensor, Variable):
-                tensor.type = kinds.get(name, "tensor_type")
+        for old, new in zip(self.nodes, twin.nodes, strict=True):
+            _copy_types([*old.inputs, *old.outputs], [*new.inputs, *new.outputs])
+        _copy_types([*self.inputs, *self.outputs], [*twin.inputs, *twin.outputs])
         _share_constants(twin)
         return twin
 
@@ -75,10 +74,20 @@ class Graph(gs.Graph):
         self._names, self._inner = None, None
 
 
+def _copy_types(old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+    # graphsurgeon makes tensors of sequences and sparse tensors.
+    for one, other in zip(old, new, strict=True):
+        if isinstance(one, Variable):
+            other.type = one.type
+
+
 def _share_constants(graph: gs.Graph) -> None:
     # graphsurgeon copies a constant once for every subgraph that reads it.
+    inner = list(inner_nodes(graph))
+    if not inner:
+        return
     first = {name: t for name, t in graph.tensors().items() if isinstance(t, Constant)}
-    for node in inner_nodes(graph):
+    for node in inner:
         for i, tensor in enumerate(node.inputs):
             if isinstance(tensor, Constant):
                 same = first.setdefault(tensor.name, tensor)
@@ -89,9 +98,14 @@ def _share_constants(graph: gs.Graph) -> None:
 def inner_nodes(graph: gs.Graph) -> Iterator[Node]:
     """The nodes in the subgraphs of a graph, at every depth."""
     for node in graph.nodes:
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             yield from sub.nodes
             yield from inner_nodes(sub)
+
+
+def subgraphs(node: Node) -> list[gs.Graph]:
+    """The bodies of an If, Loop or Scan; none of other nodes."""
+    return [a for a in node.attrs.values() if isinstance(a, gs.Graph)]
 
 
 def _all_names(graph: gs.Graph) -> Iterator[str]:
@@ -100,7 +114,7 @@ def _all_names(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
         yield node.name
         yield from (t.name for t in [*node.inputs, *node.outputs])
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             yield from _all_names(sub)
 
 
@@ -292,14 +306,14 @@ def sweep(graph: gs.Graph) -> None:
             node.outputs.clear()
     graph.nodes = _sorted(n for n in graph.nodes if id(n) in live)
     for node in graph.nodes:
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             sub.nodes = _sorted(sub.nodes)
 
 
 def outer_inputs(node: Node) -> Iterator[Tensor]:
     """Every tensor the node needs, its subgraphs' readings of outer tensors included."""
     yield from node.inputs
-    for sub in node.subgraphs():
+    for sub in subgraphs(node):
         yield from sub.outputs
         for inner in sub.nodes:
             yield from outer_inputs(inner)

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger.logger import G_LOGGER, LoggerSuppress
 
-from graphopt.ir.graph import Constant, Graph, Variable
+from graphopt.ir.graph import Constant, Graph, Variable, subgraphs
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -171,9 +171,7 @@ def _graph_proto(graph: Graph, arrays: dict[str, Any] | None) -> onnx.GraphProto
     # Subgraphs read constants of the main graph; graphsurgeon would write each of them again there.
     constants = {t.name: t for t in _input_constants(graph)}
     made = [t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary]
-    nodes = [OnnxExporter.export_node(n) for n in graph.nodes]
-    for node in nodes:
-        _drop_initializers(node)
+    nodes = [_node_proto(n) for n in graph.nodes]
     return onnx.helper.make_graph(
         nodes=nodes,
         name=graph.name,
@@ -191,8 +189,34 @@ def _input_constants(graph: gs.Graph) -> Iterator[Any]:
             yield tensor
     for node in graph.nodes:
         yield from (t for t in node.inputs if isinstance(t, Constant))
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             yield from _input_constants(sub)
+
+
+def _node_proto(node: Any) -> onnx.NodeProto:
+    """As graphsurgeon writes it; plain numbers without its long way round."""
+    proto = onnx.helper.make_node(
+        node.op,
+        inputs=[t.name for t in node.inputs],
+        outputs=[t.name for t in node.outputs],
+        name=node.name,
+        domain=node.domain,
+    )
+    proto.attribute.extend(_attribute(name, value) for name, value in node.attrs.items())
+    if subgraphs(node):
+        _drop_initializers(proto)
+    return proto
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    kinds = onnx.AttributeProto
+    if type(value) is int:
+        return kinds(name=name, i=value, type=kinds.INT)
+    if type(value) is float:
+        return kinds(name=name, f=value, type=kinds.FLOAT)
+    if type(value) is list and value and all(type(v) is int for v in value):
+        return kinds(name=name, ints=value, type=kinds.INTS)
+    return OnnxExporter.export_attributes({name: value})[0]
 
 
 def _drop_initializers(node: onnx.NodeProto) -> None:
@@ -227,7 +251,7 @@ def _opset_imports(graph: Graph) -> list[onnx.OperatorSetIdProto]:
 def _nodes_everywhere(graph: gs.Graph) -> Iterator[Any]:
     for node in graph.nodes:
         yield node
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             yield from _nodes_everywhere(sub)
 
 
@@ -246,5 +270,5 @@ def _constants_everywhere(graph: gs.Graph) -> Iterator[Any]:
     yield from (t for t in graph.tensors().values() if isinstance(t, Constant))
     for node in graph.nodes:
         yield from (v for v in node.attrs.values() if isinstance(v, Constant))
-        for sub in node.subgraphs():
+        for sub in subgraphs(node):
             yield from _constants_everywhere(sub)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.channels.groups import KEPT_UNIT, Channels
+from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.errors import UsageError
 from graphopt.ir.graph import label
@@ -73,9 +73,9 @@ def structure(channels: Channels) -> list[tuple[tuple[str, str, int], ...]]:
     """For each group, what its channels are to the nodes that carry them: (operator, role, count)."""
     found: list[dict[tuple[str, str], int]] = [defaultdict(int) for _ in channels.groups]
     for site in channels.sweep.findings.sites:
-        units = channels.units_of(site.labels)
+        axis = channels.axis_of(site.labels)
         kernel = "x".join(str(d) for d in (site.node.inputs[site.index].shape or [])[2:])
-        for group in np.unique(channels.group_of_unit[units[units != KEPT_UNIT]]).tolist():
+        for group, _ in axis.groups if axis else ():
             found[group][f"{site.node.op} {kernel}", site.role] += 1
     return [tuple(sorted((op, role, n) for (op, role), n in f.items())) for f in found]
 
@@ -84,9 +84,9 @@ def layers_of(channels: Channels) -> list[list[str]]:
     """For each group, the names of the layers whose output channels it is."""
     found: list[dict[str, None]] = [{} for _ in channels.groups]
     for site in channels.sweep.findings.sites:
-        if site.role in ("output", "depthwise"):
-            units = channels.units_of(site.labels)
-            for group in np.unique(channels.group_of_unit[units[units != KEPT_UNIT]]).tolist():
+        axis = channels.axis_of(site.labels)
+        if axis is not None and site.role in ("output", "depthwise"):
+            for group, _ in axis.groups:
                 found[group][label(site.node)] = None
     return [list(f) for f in found]
 

@@ -10,7 +10,7 @@ contributed is made up for in the weights of their readers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import BudgetError, UsageError
-from graphopt.ir.graph import Graph, label
+from graphopt.ir.graph import Graph
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
@@ -31,22 +31,13 @@ from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import layers_of
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.choose import Choice, Wishes, choose
-from graphopt.passes.prune.compensate import MODES, Reader, compensate, readers
-from graphopt.passes.prune.moments import Moments, measure
+from graphopt.passes.prune.facts import add_up, group_map, groups_after, layer_widths
+from graphopt.passes.prune.mend import mending, mode_of
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
 from graphopt.passes.prune.sections import sections
 from graphopt.passes.prune.selection import Limits
 from graphopt.runtime.targets import target
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """How removed channels are made up for, whose readers, and the moments of what they read."""
-
-    mode: str
-    readers: list[Reader]
-    moments: list[list[Moments | None]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Prune(Pass):
     channels: str | None = None
     latency: str | None = None  # the roofline bound on `target`
     target: str | None = None
-    importance: str = "l2"
+    importance: str = "fpgm"
     merge: str | None = None
     normalize: str | None = None
     allocation: str = "isomorphic"
@@ -87,7 +78,7 @@ class Prune(Pass):
     batch: int = 8
     gradients: Any = None
     compensation: str = "auto"
-    recalibration: bool | None = None  # None: where there are images
+    recalibration: bool = False  # of BatchNormalizations, on images in batches of many
     verify: bool = True
     plan: Any = None  # a Plan or the path of one: replayed instead of choosing
     rounds: int = 1  # budgets reached in so many equal steps, scores and compensation anew in each
@@ -102,7 +93,7 @@ class Prune(Pass):
             context.refusals.clear()
             step._round(graph, context)
             if earlier:
-                _add_up(context.facts, earlier)
+                add_up(context.facts, earlier)
 
     def _steps(self, graph: Graph) -> list[Prune]:
         """The same wishes with budgets on the way from the whole to what is wanted."""
@@ -135,15 +126,17 @@ class Prune(Pass):
             context.refused(held.layer, _why(held.channels, held.of, held.reason))
         if not len(removed):
             return
-        measured = self._measured(channels, removed)
+        mend = self._mending(channels, removed, context)
         remove(channels, removed)
         infer_shapes(graph)
-        context.facts["plan"] = dataclasses.replace(plan, groups=_groups_after(graph, plan))
+        context.facts["plan"] = dataclasses.replace(plan, groups=groups_after(graph, plan))
         for name, (before, after) in context.facts["channels"].items():
             if after < before:
                 context.rewrote(name, f"{before} -> {after} channels")
-        for what in self._made_up(channels, removed, measured):
-            context.rewrote("graph", what)
+        if mend is not None:
+            context.rewrote("graph", mend())
+        if self.recalibration:
+            context.rewrote("graph", self._recalibrated(graph))
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -229,47 +222,23 @@ class Prune(Pass):
             settings=plain,
         )
 
-    def _measured(self, channels: Channels, removed: Vector) -> _Measured | None:
-        """What compensation needs of the network while it is whole."""
-        mode = self._mode()
+    def _mending(
+        self, channels: Channels, removed: Vector, context: Context
+    ) -> Callable[[], str] | None:
+        mode = mode_of(self.compensation, images=self.data is not None)
         if mode == "none":
             return None
-        found = readers(channels, removed)
-        places = [
-            [(c.node.inputs[0], c.axis, len(c.labels)) for c in r.contractions] for r in found
-        ]
         data = self._batches(channels.graph) or self._drawn(channels.graph)
-        seen = iter(measure(channels.graph, [p for own in places for p in own], data))
-        return _Measured(mode, found, [[next(seen) for _ in own] for own in places])
+        return mending(channels, removed, mode, data, context.seed)
 
-    def _made_up(
-        self, channels: Channels, removed: Vector, measured: _Measured | None
-    ) -> list[str]:
-        told = []
-        if measured is not None:
-            mode = measured.mode
-            changed = compensate(channels, removed, measured.readers, measured.moments, mode)
-            told.append(f"compensation ({mode}): {changed} layers")
-        recalibration = self.data is not None if self.recalibration is None else self.recalibration
-        if recalibration:
-            data = self._batches(channels.graph)
-            if data is None:
-                raise UsageError("BatchNormalizations are recalibrated on images: give --data")
-            told.append(f"recalibrated {recalibrate(channels.graph, data)} BatchNormalizations")
-        return told
+    def _recalibrated(self, graph: Graph) -> str:
+        data = self._batches(graph)
+        if data is None:
+            raise UsageError("BatchNormalizations are recalibrated on images: give --data")
+        return f"recalibrated {recalibrate(graph, data)} BatchNormalizations"
 
     def _account(self, channels: Channels) -> Account:
         return Account(channels, None if self.target is None else target(self.target))
-
-    def _mode(self) -> str:
-        mode = self.compensation
-        if mode == "auto":
-            return "none" if self.data is None else "linear"
-        if mode not in MODES:
-            raise UsageError(f"compensation {mode!r} is not one of auto, {', '.join(MODES)}")
-        if mode in ("mean", "linear") and self.data is None:
-            raise UsageError(f"compensation {mode!r} is measured on images: give --data")
-        return mode
 
     def _batches(self, graph: Graph) -> Any:
         if self.data is None:
@@ -283,54 +252,6 @@ class Prune(Pass):
         from graphopt.oracle import Oracle
 
         return [s.feeds for s in Oracle(graph).samples]
-
-
-def _add_up(facts: dict[str, Any], earlier: dict[str, Any]) -> None:
-    """What two rounds did together, told as one."""
-    if "plan" in earlier and "plan" in facts:
-        facts["plan"] = earlier["plan"].then(facts["plan"])
-    before = earlier["channels"]
-    facts["channels"] = {
-        name: (before.get(name, (old, old))[0], new)
-        for name, (old, new) in facts["channels"].items()
-    }
-    widths = facts["channels"]
-    for group in facts["groups"]:
-        if group["layers"] and group["layers"][0] in widths:
-            group["before"] = max(group["before"], widths[group["layers"][0]][0])
-
-
-def layer_widths(channels: Channels, removed: Vector) -> dict[str, tuple[int, int]]:
-    """Output channels of every linear layer before and after."""
-    gone = channels.gone(removed)
-    return {
-        label(s.node): (len(s.labels), len(s.labels) - int(gone[channels.units_of(s.labels)].sum()))
-        for s in channels.sweep.findings.sites
-        if s.role == "output"
-    }
-
-
-def group_map(channels: Channels, removed: Vector) -> list[dict[str, Any]]:
-    """What is left of every group, and the layers whose output channels it is."""
-    gone = channels.gone(removed)
-    return [
-        {
-            "layers": layers,
-            "before": group.size,
-            "after": group.size - int(gone[group.units].sum()),
-        }
-        for group, layers in zip(channels.groups, layers_of(channels), strict=True)
-    ]
-
-
-def _groups_after(graph: Graph, plan: Plan) -> dict[str, int]:
-    return {
-        n.inputs[1].name: int(n.attrs["group"])
-        for n in graph.nodes
-        if n.op in ("Conv", "ConvTranspose")
-        and n.attrs.get("group", 1) != 1
-        and n.inputs[1].name in plan.keep
-    }
 
 
 def _why(held: Vector, of: int, reason: Any) -> str:

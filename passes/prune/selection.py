@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.channels.axes import UnitAxis
 from graphopt.channels.cut import Mask
 from graphopt.channels.groups import KEPT_UNIT, Channels
 from graphopt.channels.labels import Floats, Vector
@@ -46,6 +47,7 @@ class Selector:
     def __init__(
         self, channels: Channels, account: Account, scores: Floats, times: Times, limits: Limits
     ) -> None:
+        self._channels = channels
         self._account = account
         self._times = times
         self._layers = _layers(channels, scores, limits)
@@ -53,16 +55,14 @@ class Selector:
 
     def at(self, time: float) -> Selection:
         """What is left when every unit whose time has come goes, within the limits."""
-        alive = self._times > time
-        self._respect_limits(alive)
-        return Selection(alive, self._account.totals(alive))
+        return self._within_limits(self._times > time)
 
-    def _respect_limits(self, alive: Mask) -> None:
-        changed = True
-        while changed:
-            changed = False
-            for layer in self._layers:
-                changed |= layer.give_back(alive)
+    def _within_limits(self, alive: Mask) -> Selection:
+        """Revives units in `alive` until every layer has what it needs."""
+        left = _Left(self._channels, alive)
+        while sum(layer.give_back(left) for layer in self._layers):
+            pass
+        return Selection(alive, self._account.totals(alive))
 
     def meet(self, budgets: Sequence[Budget]) -> Selection:
         """The most that can stay within the budgets.
@@ -88,17 +88,18 @@ class Selector:
 
     def _give_back(self, found: Selection, budgets: Sequence[Budget]) -> Selection:
         """Single steps of single layers, best times first, while the budget allows them."""
+        order = np.argsort(-self._times, kind="stable")
+        order = order[np.isfinite(self._times[order]) & ~found.alive[order]]
         tries = 0
-        for unit in np.argsort(-self._times, kind="stable").tolist():
-            if found.alive[unit] or not np.isfinite(self._times[unit]):
+        for unit in order.tolist():
+            if found.alive[unit]:
                 continue
             if tries >= _GIVE_BACK_TRIES or self._room(found, budgets) < _CLOSE:
                 break
             tries += 1
             alive = found.alive.copy()
             alive[unit] = True
-            self._respect_limits(alive)
-            more = Selection(alive, self._account.totals(alive))
+            more = self._within_limits(alive)
             if self._meets(more, budgets):
                 found = more
         return found
@@ -127,53 +128,68 @@ class Selector:
 # --- limits of one layer ----------------------------------------------------------------------
 
 
+class _Left:
+    """The units that are left, and how many of every group."""
+
+    def __init__(self, channels: Channels, alive: Mask) -> None:
+        self.alive = alive
+        self._group_of_unit = channels.group_of_unit
+        self.of_group: list[int] = channels.axes.left(alive).astype(int).tolist()
+
+    def revive(self, units: Vector) -> None:
+        """Units that were gone are back."""
+        self.alive[units] = True
+        for group in self._group_of_unit[units].tolist():
+            self.of_group[group] += 1
+
+
 @dataclass(frozen=True)
 class _Layer:
     """An axis that keeps at least `least` elements and a multiple of `step` (or all of them)."""
 
+    axis: UnitAxis
     units: Vector  # best first
     elements: Vector  # how many elements each unit has on the axis
-    fixed: int  # elements that never go
     least: int
     step: int
 
-    def give_back(self, alive: Mask) -> bool:
+    def give_back(self, left: _Left) -> bool:
         """Revives the best units until the limits hold; whether any had to be."""
-        here = alive[self.units]
-        kept = self.fixed + int(self.elements[here].sum())
+        kept = self.axis.fixed
+        for group, times in self.axis.groups:
+            kept += times * left.of_group[group]
         wanted = max(kept, self.least)
-        wanted = min(-(-wanted // self.step) * self.step, self.fixed + int(self.elements.sum()))
+        wanted = min(-(-wanted // self.step) * self.step, len(self.axis.units))
         if kept >= wanted:
             return False
-        dead = np.flatnonzero(~here)
-        count = int(np.searchsorted(np.cumsum(self.elements[dead]), wanted - kept)) + 1
-        alive[self.units[dead[:count]]] = True
+        dead = np.flatnonzero(~left.alive[self.units])
+        count = int(self.elements[dead].cumsum().searchsorted(wanted - kept)) + 1
+        left.revive(self.units[dead[:count]])
         return True
 
 
 def _layers(channels: Channels, scores: Floats, limits: Limits) -> list[_Layer]:
     """The output axes of layers; and every other axis, which must not become empty."""
-    outputs = {
-        id(s.labels): s.labels
-        for s in channels.sweep.findings.sites
-        if s.role in ("output", "depthwise")
-    }
-    rounded = {channels.units_of(v).tobytes(): channels.units_of(v) for v in outputs.values()}
-    others = {v.tobytes(): v for v in channels.vectors}
-    found = [_layer(v, scores, limits) for v in rounded.values() if (v != KEPT_UNIT).any()]
+    outputs: dict[int, UnitAxis] = {}
+    for site in channels.sweep.findings.sites:
+        axis = channels.axis_of(site.labels)
+        if axis is not None and site.role in ("output", "depthwise"):
+            outputs[axis.index] = axis
+    others = [a for a in channels.axes.axes if a.index not in outputs]
     loose = Limits(floor=0.0, multiple=1)
-    return found + [_layer(v, scores, loose) for k, v in others.items() if k not in rounded]
+    return [_layer(a, scores, limits) for a in outputs.values()] + [
+        _layer(a, scores, loose) for a in others
+    ]
 
 
-def _layer(units: Vector, scores: Floats, limits: Limits) -> _Layer:
-    size = len(units)
-    fixed = int((units == KEPT_UNIT).sum())
-    distinct, elements = np.unique(units[units != KEPT_UNIT], return_counts=True)
+def _layer(axis: UnitAxis, scores: Floats, limits: Limits) -> _Layer:
+    size = len(axis.units)
+    distinct, elements = np.unique(axis.units[axis.units != KEPT_UNIT], return_counts=True)
     order = np.argsort(-scores[distinct], kind="stable")
     return _Layer(
+        axis=axis,
         units=distinct[order],
         elements=elements[order],
-        fixed=fixed,
         least=max(1, int(np.ceil(size * limits.floor))),
         step=_step(size, limits.multiple),
     )

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphopt.ir.dims import Elements, Values
 from graphopt.ir.graph import (
     Graph,
     Node,
@@ -25,7 +26,6 @@ from graphopt.ir.graph import (
 )
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Context, Exact, Pass
-from graphopt.passes.simplify.dims import Elements, Values
 
 _ROUNDS = 8  # each needs a shape that the one before made known: depth of the model's heads
 

@@ -16,6 +16,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from graphopt.ir.dims import (
+    Dim,
+    Dims,
+    Values,
+    dims_of,
+    dropped_ones,
+    quotient,
+    same_dims,
+)
 from graphopt.ir.graph import (
     Graph,
     Node,
@@ -32,15 +41,6 @@ from graphopt.ir.graph import (
     replace_uses,
 )
 from graphopt.pass_base import Context, Exact, Pass
-from graphopt.passes.simplify.dims import (
-    Dim,
-    Dims,
-    Values,
-    dims_of,
-    dropped_ones,
-    quotient,
-    same_dims,
-)
 
 RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 

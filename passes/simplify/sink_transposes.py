@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphopt.ir.dims import dims_of
 from graphopt.ir.graph import (
     Graph,
     Node,
@@ -33,7 +34,6 @@ from graphopt.ir.graph import (
     value_of,
 )
 from graphopt.pass_base import Close, Context, Pass
-from graphopt.passes.simplify.dims import dims_of
 from graphopt.passes.simplify.layout import (
     Perm,
     composed,

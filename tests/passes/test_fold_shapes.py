@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from conftest import run_pass
 
-from graphopt.passes.simplify.dims import dropped_ones, quotient, same_dims
-
 FOLDS = {
     "channels_divided": """(float[N,12,4,4] x) => (float[N,?,?,?] y)
         <int64 one = {1}, int64 three = {3}, int64[1] zero = {0}, int64[1] axis = {1}>
@@ -74,40 +72,6 @@ def test_a_division_of_negative_numbers_is_left_alone() -> None:
         { s = Shape <start = 1, end = 2> (x)  n = Sub (s, big)  d = Div (n, two)  y = Neg (d) }""",
     )
     assert ran.ops == ["Div", "Neg"]
-
-
-@pytest.mark.parametrize(
-    ("whole", "part", "expected"),
-    [
-        ((2, 3, 4), (6,), 4),
-        (("N", 3, 8), ("N", 4), 6),
-        (("N", 3, 8), (24,), "N"),
-        (("N", 3, 8), (12,), None),
-        (("N", 3), ("M",), None),
-        ((0, 3), (0,), None),
-        ((None, 3), (3,), None),
-        ((7,), (2,), None),
-    ],
-)
-def test_quotient(whole: tuple, part: tuple, expected: int | str | None) -> None:
-    assert quotient(whole, part) == expected
-
-
-def test_same_dims_counts_elements() -> None:
-    assert same_dims(("N", 3), ("M", 3))
-    assert same_dims(("N", 3), (None, 3))
-    assert not same_dims(("N", 3), ("N", 4))
-    assert not same_dims(("N", "M", 3), ("M", "N", 3))
-    assert not same_dims(("N", 0), ("M", 0))
-    assert not same_dims((4, None), (4, 1, None))
-
-
-def test_dropped_ones() -> None:
-    assert dropped_ones((1, "N", 1, 4), ("N", 4)) == [0, 2]
-    assert dropped_ones((1, 1, 4), (1, 4)) == [1]
-    assert dropped_ones((2, 4), (4,)) is None
-    assert dropped_ones((None, 1), (None,)) is None
-    assert dropped_ones(("N", 4), ("N", 4)) is None
 
 
 def test_constants_of_the_original_are_not_written() -> None:

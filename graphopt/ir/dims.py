@@ -26,16 +26,20 @@ _LARGEST = 64  # elements: shapes, pads and bounds are smaller, data is larger
 class Values:
     """What is known of the integer tensors of a graph; one sweep over its nodes."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph | None = None) -> None:
         # The tensor is kept beside its elements: the id of one that is gone may be given out again.
         self._known: dict[int, tuple[Tensor, Elements]] = {}
-        for node in graph.nodes:
-            rule = _RULES.get(node.op) if is_op(node, node.op) else None
-            if rule is None or len(node.outputs) != 1:
-                continue
-            found = self._evaluated(rule, node)
-            if found is not None and found.size <= _LARGEST:
-                self._known[id(node.outputs[0])] = (node.outputs[0], found)
+        for node in [] if graph is None else graph.nodes:
+            self.follow(node)
+
+    def follow(self, node: Node) -> None:
+        """Evaluates a node; the nodes it reads from come before it."""
+        rule = _RULES.get(node.op) if is_op(node, node.op) else None
+        if rule is None or len(node.outputs) != 1:
+            return
+        found = self._evaluated(rule, node)
+        if found is not None and found.size <= _LARGEST:
+            self._known[id(node.outputs[0])] = (node.outputs[0], found)
 
     def of(self, tensor: Tensor | None) -> Elements | None:
         """The elements of an integer tensor, or None when nothing is known of it."""
@@ -148,6 +152,16 @@ def _numbers(function: Callable[[int, int], Dim]) -> Callable[[Any, Any], Dim]:
     return on_known
 
 
+def _plus(a: Any, b: Any) -> Any:
+    if a == 0 or b == 0:
+        return b if a == 0 else a  # a symbolic dimension keeps its name
+    return _numbers(lambda x, y: x + y)(a, b)
+
+
+def _minus(a: Any, b: Any) -> Any:
+    return a if b == 0 else _numbers(lambda x, y: x - y)(a, b)
+
+
 def _times(a: Any, b: Any) -> Any:
     if a == 1 or b == 1:
         return b if a == 1 else a  # a symbolic dimension times one keeps its name
@@ -191,8 +205,8 @@ _RULES: dict[str, Rule] = {
     "ConstantOfShape": _constant_of_shape,
     "Identity": lambda _, i: i[0],
     "Cast": lambda node, i: i[0] if np.dtype(node.outputs[0].dtype).kind in "iu" else None,
-    "Add": _elementwise(_numbers(lambda a, b: a + b)),
-    "Sub": _elementwise(_numbers(lambda a, b: a - b)),
+    "Add": _elementwise(_plus),
+    "Sub": _elementwise(_minus),
     "Mul": _elementwise(_times),
     "Div": _elementwise(_divided),
     "Min": _elementwise(_numbers(min)),
@@ -210,7 +224,7 @@ def dims_of(tensor: Tensor | None) -> Dims | None:
     return None if tensor is None or tensor.shape is None else tuple(tensor.shape)
 
 
-def quotient(whole: Dims, part: Dims) -> Dim:
+def quotient(whole: Sequence[Dim], part: Sequence[Dim]) -> Dim:
     """The product of `whole` divided by that of `part`, when it is one number or one name."""
     above = Counter(d for d in whole if isinstance(d, str))
     below = Counter(d for d in part if isinstance(d, str))

@@ -1,0 +1,134 @@
+"""The axes that can lose elements, each distinct one once, and what their units have in common.
+
+Most tensors of a network share a few dozen axes. Counting, cutting and telling look at these instead
+of at every tensor. All units of a group stand on the same axes equally often, so that the length of
+an axis follows from how many units of each group are left:
+
+    length(axis) = fixed + sum over groups on it of times * units left of the group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.channels.cut import Mask
+from graphopt.channels.labels import Floats, Vector
+
+KEPT_UNIT = -1  # the unit of an element that can never be removed
+
+
+@dataclass(frozen=True)
+class Group:
+    """The numbers of units that stand on the same axes."""
+
+    index: int
+    units: Vector
+
+    @property
+    def size(self) -> int:
+        """How many units there are to choose from."""
+        return len(self.units)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitAxis:
+    """An axis that can lose elements, wherever it occurs.
+
+    Attributes:
+        index: its number.
+        units: the unit of every element.
+        fixed: how many elements can never go.
+        groups: the groups on it, ascending, and how many elements each of their units has.
+    """
+
+    index: int
+    units: Vector
+    fixed: int
+    groups: tuple[tuple[int, int], ...]
+
+
+class AxisTable:
+    """All axes of an analyzed graph, and the groups of its units."""
+
+    def __init__(self, labels: Iterable[Vector], unit_of_label: Vector, unit_count: int) -> None:
+        """Collects the axes.
+
+        Args:
+            labels: the labels along axes of tensors; those of one axis may come several times.
+            unit_of_label: the unit of each label.
+            unit_count: how many units there are.
+        """
+        # The labels are kept beside their number: the id of an array that is gone may be given out
+        # again.
+        distinct = {id(v): v for v in labels}
+        numbers: dict[bytes, int] = {}
+        found: list[Vector] = []
+        self._numbers: dict[int, tuple[Vector, int | None]] = {}
+        for key, vector in distinct.items():
+            units = unit_of_label[vector]
+            number = None
+            if units.size and units.max() != KEPT_UNIT:
+                number = numbers.setdefault(units.tobytes(), len(found))
+                if number == len(found):
+                    found.append(units)
+            self._numbers[key] = (vector, number)
+        self._unit_count = unit_count
+        self._which = np.repeat(np.arange(len(found)), [len(u) for u in found])
+        self._units = np.concatenate([np.zeros(0, np.int64), *found])
+        self.groups = self._grouped(len(found))
+        self.group_of_unit: Vector = np.zeros(unit_count, np.int64)
+        for group in self.groups:
+            self.group_of_unit[group.units] = group.index
+        self.axes = self._axes(found)
+
+    def of(self, labels: Vector) -> UnitAxis | None:
+        """The axis with these labels (the very array), or None when it loses nothing."""
+        vector, number = self._numbers[id(labels)]
+        assert vector is labels
+        return None if number is None else self.axes[number]
+
+    def left(self, alive: Mask) -> Floats:
+        """How many units of every group are in `alive`."""
+        counts = np.bincount(self.group_of_unit, weights=alive, minlength=len(self.groups))
+        return np.asarray(counts, np.float64)
+
+    def lengths(self, alive: Mask) -> Floats:
+        """How long every axis is when the units in `alive` are left."""
+        axis, group, times = self._pairs
+        left = self.left(alive)
+        counts = np.bincount(axis, weights=times * left[group], minlength=len(self.axes))
+        return np.asarray(self._fixed + counts, np.float64)
+
+    def _grouped(self, count: int) -> list[Group]:
+        """All groups, in the order of their first unit."""
+        # A unit's axes, as a sum of random numbers: equal sums are equal sets of axes.
+        random = np.random.default_rng(0).integers(1, 2**63, count, dtype=np.uint64)
+        marks = np.zeros(self._unit_count, np.uint64)
+        free = self._units != KEPT_UNIT
+        np.add.at(marks, self._units[free], random[self._which[free]])
+        _, first, which = np.unique(marks, return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(first))[which.reshape(-1)]
+        order = np.argsort(rank, kind="stable")
+        bounds = np.searchsorted(rank[order], np.arange(len(first) + 1))
+        return [
+            Group(i, order[bounds[i] : bounds[i + 1]].astype(np.int64)) for i in range(len(first))
+        ]
+
+    def _axes(self, found: list[Vector]) -> list[UnitAxis]:
+        free = self._units != KEPT_UNIT
+        self._fixed = np.bincount(self._which[~free], minlength=len(found))
+        count = max(len(self.groups), 1)
+        keys = self._which[free] * count + self.group_of_unit[self._units[free]]
+        pairs, elements = np.unique(keys, return_counts=True)
+        axis, group = pairs // count, pairs % count
+        sizes = np.array([g.size for g in self.groups], np.int64)
+        times = elements // sizes[group] if len(group) else elements
+        self._pairs = axis, group, times
+        on: list[list[tuple[int, int]]] = [[] for _ in found]
+        for a, g, t in zip(axis.tolist(), group.tolist(), times.tolist(), strict=True):
+            on[a].append((g, t))
+        fixed = self._fixed.tolist()
+        return [UnitAxis(i, u, fixed[i], tuple(on[i])) for i, u in enumerate(found)]
