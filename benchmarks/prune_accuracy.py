@@ -5,7 +5,8 @@
 
 Per model and budget (MACs that are left): every importance with isomorphic allocation, then every
 allocation with the best importance, then every compensation with both. `none` and `linear` are
-compensations; recalibration measures BatchNormalizations anew. What is kept is
+compensations; recalibration measures BatchNormalizations anew; refit is linear and then a fit of every
+layer to what the original computed. Rankings by the best on the same images read high. What is kept is
 (score - chance) / (score before - chance), the score being top-1 or AP, chance 1 / classes or 0.
 """
 

@@ -55,7 +55,9 @@ def summaries(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]
     same = [r for r in free if r.allocation == "isomorphic"]
     spread = {(r.network, r.importance) for r in rows if r.allocation != "isomorphic"}
     allocated = [
-        r for r in free if (r.network, r.importance) in spread and r.compensation != "mean"
+        r
+        for r in free
+        if (r.network, r.importance) in spread and r.compensation in ("none", "linear")
     ]
     final = {(r.network, r.importance, r.allocation) for r in rows if r.compensation == "mean"}
     made_up = [r for r in rows if (r.network, r.importance, r.allocation) in final]
