@@ -156,12 +156,14 @@ _Job = tuple[Callable[[], Any], Callable[[], Any]]  # preparing, pruning
 
 
 def _graphopt(_: str, file: str) -> _Job:
+    import onnxscript.optimizer
+    import onnxscript.rewriter  # noqa: F401 - imports that come late come before the clock
+
     from graphopt.frontends.onnx_file import load
     from graphopt.pipeline import Pipeline
     from graphopt.prune import PREPARATION, prune_graph
     from graphopt.registry import parse_passes
 
-    # Imports that come late come before the clock, as for the others.
     small = exported("mobilenetv3-large")
     prune_graph(load(small), macs=0.7, importance="l2", verify=False)
     held = {"graph": load(Path(file))}

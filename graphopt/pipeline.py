@@ -145,8 +145,16 @@ class _Workbench:
     def accept(self, graph: Graph, judge: Oracle | None) -> None:
         """Makes `graph` the current one."""
         self.graph, self.judge = graph, judge
-        self.cost, self.state = cost_of(graph), state_of(graph)
+        self.cost = cost_of(graph)
+        self._state: tuple[object, ...] | None = None
         self._copy: Graph | None = None
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What the current graph is (see `state_of`); worked out when a pass has to be compared."""
+        if self._state is None:
+            self._state = state_of(self.graph)
+        return self._state
 
     def copy(self) -> Graph:
         """A copy to edit; a pass that left its copy as it was hands it on to the next."""

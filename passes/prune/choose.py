@@ -42,7 +42,11 @@ class Wishes:
 
 
 def choose(
-    channels: Channels, scores: Floats, wishes: Wishes, times: Times | None = None
+    channels: Channels,
+    scores: Floats,
+    wishes: Wishes,
+    times: Times | None = None,
+    until: float | None = None,
 ) -> Choice:
     """The units to remove.
 
@@ -51,6 +55,7 @@ def choose(
         scores: (unit_count,), higher is more important.
         wishes: see there.
         times: from an allocation of the caller's own; else `wishes.allocation` makes them.
+        until: the time at which to stop when there is no budget.
 
     Raises:
         UsageError: no budget, an unknown allocation, a selector that matches nothing, nothing left
@@ -62,7 +67,7 @@ def choose(
     account = Account(channels, None if wishes.target is None else target(wishes.target))
     whole = account.totals(np.ones(channels.unit_count, bool))
     budgets = [Budget.parse(metric, text, whole) for metric, text in wishes.budgets.items()]
-    if not budgets:
+    if not budgets and until is None:
         raise UsageError(
             f"pruning needs a budget: one or more of {', '.join(Totals.metrics())} (0.5 is a half)"
         )
@@ -75,8 +80,9 @@ def choose(
     times = times.copy()
     times[~_may_go(channels, wishes)] = np.inf
     selector = Selector(channels, account, scores, times, wishes.limits)
-    found = selector.meet(budgets)
-    return Choice(np.flatnonzero(~found.alive), whole, found.totals, tuple(_notes(found, budgets)))
+    found = selector.meet(budgets) if budgets else selector.at(until or 0.0)
+    notes = tuple(_notes(found, budgets)) if budgets else ()
+    return Choice(np.flatnonzero(~found.alive), whole, found.totals, notes)
 
 
 def _notes(found: Selection, budgets: Sequence[Budget]) -> list[str]:

@@ -28,14 +28,14 @@ from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
 from graphopt.passes.prune.account import Account, Totals
-from graphopt.passes.prune.allocation import layers_of
+from graphopt.passes.prune.allocation import layers_of, shares
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.choose import Choice, Wishes, choose
 from graphopt.passes.prune.facts import add_up, group_map, groups_after, layer_widths
 from graphopt.passes.prune.mend import mending, mode_of
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
-from graphopt.passes.prune.sections import sections
+from graphopt.passes.prune.sections import Section, sections
 from graphopt.passes.prune.selection import Limits
 from graphopt.runtime.targets import target
 
@@ -67,6 +67,7 @@ class Prune(Pass):
     merge: str | None = None
     normalize: str | None = None
     allocation: str = "isomorphic"
+    shares: str = ""  # with allocation=sections: what each section loses, "0.05|0.2|0.6"
     floor: float = 0.1
     multiple: int = 8
     include: str = ""  # globs of layer or parameter names, separated by |
@@ -160,7 +161,8 @@ class Prune(Pass):
             normalize=self.normalize,
             seed=context.seed,
         )
-        made = choose(channels, found, wishes, self._times(channels, found, context))
+        until = 1.0 + 1e-6 if self.shares else None
+        made = choose(channels, found, wishes, self._times(channels, found, context), until)
         for note in made.notes:
             context.refused("budget", note)
         return made
@@ -168,7 +170,11 @@ class Prune(Pass):
     def _times(self, channels: Channels, scores: Floats, context: Context) -> Floats | None:
         """Times measured on data, for the allocations that do; None for the others."""
         if self.allocation not in ("sensitivity", "sections"):
+            if self.shares:
+                raise UsageError("shares are given per section: use allocation=sections")
             return None
+        if self.shares:
+            return shares(channels, scores, _sections_with(self.shares, sections(channels)))
         if self.allocation == "sections":
             parts = [
                 (s.name, np.concatenate([channels.groups[g].units for g in s.groups]))
@@ -259,6 +265,20 @@ def _why(held: Vector, of: int, reason: Any) -> str:
     return f"{many} of its {of} channels stay: {reason.what}" + (
         f" ({reason.where})" if reason.where and reason.where not in reason.what else ""
     )
+
+
+def _sections_with(text: str, found: Sequence[Section]) -> dict[int, tuple[str, float]]:
+    """For every group the name of its section and the share the section loses."""
+    try:
+        values = [float(v) for v in text.split("|")]
+    except ValueError as error:
+        raise UsageError(f"shares {text!r} are no numbers; write 0.05|0.2|0.6") from error
+    if len(values) != len(found):
+        names = ", ".join(s.name for s in found)
+        raise UsageError(
+            f"{len(values)} shares were given for {len(found)} sections; they are: {names}"
+        )
+    return {g: (s.name, v) for s, v in zip(found, values, strict=True) for g in s.groups}
 
 
 def _globs(text: str) -> Sequence[str]:

@@ -161,3 +161,26 @@ def test_a_latency_budget_needs_a_board() -> None:
     with pytest.raises(UsageError, match="no target is called 'toaster'"):
         run(latency="0.6", target="toaster")
     assert target("kirin990").macs_per_second == pytest.approx(2 * 2.86e9 * 8)
+
+
+def test_sections_take_the_shares_they_are_given() -> None:
+    """System 2 gives every section a threshold of its own; a budget is not needed then."""
+
+    def run(**options: str) -> Any:
+        given = {"allocation": "sections", "multiple": "1", "floor": "0", **options}
+        wanted = pass_class("prune").with_options(given)
+        return Pipeline([wanted]).run(graph_from(HOURGLASS), strict=True).results[0]
+
+    found = sections(Channels(graph_from(HOURGLASS)))
+    result = run(shares="|".join(["0.5"] + ["0"] * (len(found) - 1)))
+    groups = result.facts["groups"]
+    inside = set(found[0].groups)
+    assert {g["after"] / g["before"] for k, g in enumerate(groups) if k not in inside} == {1.0}
+    lost = sum(groups[k]["before"] - groups[k]["after"] for k in inside)
+    assert lost == sum(groups[k]["before"] for k in inside) // 2
+    with pytest.raises(UsageError, match=f"2 shares were given for {len(found)} sections"):
+        run(shares="0.1|0.2")
+    with pytest.raises(UsageError, match="are no numbers"):
+        run(shares="much")
+    with pytest.raises(UsageError, match="use allocation=sections"):
+        run(shares="0.1", allocation="uniform")
