@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from graphopt.channels.groups import Channels
 from graphopt.ir.graph import Graph, Node, Tensor, producer
 
-_ENOUGH = 0.04  # of all parameters: smaller stretches join the next one
+_ENOUGH = 0.03  # of all parameters: smaller stretches join the next one
 
 
 @dataclass(frozen=True)
