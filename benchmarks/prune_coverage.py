@@ -39,6 +39,7 @@ from graphopt.ir.cost import cost_of
 from graphopt.ir.graph import Graph
 from graphopt.oracle import errors_of
 from graphopt.pipeline import Pipeline
+from graphopt.prune import PREPARATION
 from graphopt.registry import parse_passes
 from graphopt.runtime.run import open_graph
 from graphopt.samples import dim_choices, draw
@@ -49,7 +50,6 @@ PACKAGES = {
     "torch-pruning": ["torch>=2.8,<2.14", "torch-pruning", "numpy", "onnx"],
     "onnxsim": ["onnxsim==0.8.1", "onnxruntime>=1.20", "numpy"],
 }
-SIMPLIFYING = "fold-shapes,simplify,fold-shapes,merge-casts,merge-movement,merge-slices,simplify"
 NETWORKS = (
     "yolov3-tiny", "yolov3", "yolov3-spp", "yolov4", "yolov3-mobilenetv3", "retinanet-r50-fpn",
     "resnet50", "mobilenetv2", "mobilenetv3-large",
@@ -168,7 +168,7 @@ def _draw_weights(graph: onnx.GraphProto) -> None:
 
 def _ours(graph: Graph) -> tuple[Answer, list[str]]:
     """The answer, and the names of the modules that make the model's outputs."""
-    graph = Pipeline(parse_passes(SIMPLIFYING)).run(graph).graph
+    graph = Pipeline(parse_passes(PREPARATION)).run(graph).graph
     channels = Channels(graph)
     sites = [s for s in channels.sweep.findings.sites if s.role == "output"]
     layers = {id(s.node) for s in sites}

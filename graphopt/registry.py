@@ -197,15 +197,20 @@ def _parse_item(item: str) -> tuple[str, Mapping[str, Any]]:
     match = re.fullmatch(r"([^{}]+?)\s*(?:\{([^{}]*)\})?", item)
     if match is None:
         raise UsageError(f"cannot read {item!r}; write name or name{{option=value other=value}}")
+    return match[1], read_options(match[2] or "", match[1])
+
+
+def read_options(text: str, name: str) -> dict[str, str]:
+    """The options in "option=value other=value", written behind `name`."""
     options: dict[str, str] = {}
-    for pair in re.split(r"[,\s]+", (match[2] or "").strip()):
+    for pair in re.split(r"[,\s]+", text.strip()):
         if not pair:
             continue
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"cannot read option {pair!r} of {match[1]!r}; write option=value")
+            raise UsageError(f"cannot read option {pair!r} of {name!r}; write option=value")
         options[key] = value
-    return match[1], options
+    return options
 
 
 def _toml(path: Path) -> dict[str, Any]:

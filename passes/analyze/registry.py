@@ -16,7 +16,7 @@ import re
 
 from graphopt.errors import UsageError
 from graphopt.passes.analyze.importance.base import Importance
-from graphopt.registry import unknown
+from graphopt.registry import read_options, unknown
 
 _HERE = "graphopt.passes.analyze.importance"
 
@@ -89,15 +89,9 @@ def parse_importances(text: str) -> list[tuple[float, Importance]]:
 
 def _with_options(kind: type[Importance], text: str) -> Importance:
     known = [f.name for f in dataclasses.fields(kind)]
-    values: dict[str, str] = {}
-    for pair in re.split(r"[,\s]+", text.strip()):
-        if not pair:
-            continue
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read option {pair!r} of {kind.name!r}; write option=value")
+    values = read_options(text, kind.name)
+    for key in values:
         if key not in known:
             have = ", ".join(known) or "none"
             raise UsageError(f"importance {kind.name!r} has no option {key!r}; its options: {have}")
-        values[key] = value
     return kind(**values)

@@ -18,7 +18,7 @@ import numpy as np
 from graphopt.channels.axes import UnitAxis
 from graphopt.channels.cut import Mask
 from graphopt.channels.groups import Channels
-from graphopt.channels.labels import Floats
+from graphopt.channels.labels import Floats, Vector
 from graphopt.ir.cost import mac_axes, parameters_of
 from graphopt.ir.graph import Constant, Node, Tensor
 from graphopt.runtime.targets import Target
@@ -73,6 +73,13 @@ class Account:
         latency = 0.0 if self._roofline is None else self._roofline.seconds(lengths)
         costs = {metric: terms.sum(lengths) for metric, terms in self._terms.items()}
         return Totals(**costs, latency=latency)
+
+    def without(self, removed: Vector | None = None) -> Totals:
+        """The costs without the units in `removed`; of the whole network when it is left out."""
+        alive = np.ones(self._channels.unit_count, bool)
+        if removed is not None:
+            alive[removed] = False
+        return self.totals(alive)
 
     def _add_node(self, node: Node) -> None:
         sizes: dict[int, list[Size]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -65,7 +64,7 @@ def choose(
     if "latency" in wishes.budgets and wishes.target is None:
         raise UsageError(f"a latency budget needs a target: {', '.join(TARGETS)}")
     account = Account(channels, None if wishes.target is None else target(wishes.target))
-    whole = account.totals(np.ones(channels.unit_count, bool))
+    whole = account.without()
     budgets = [Budget.parse(metric, text, whole) for metric, text in wishes.budgets.items()]
     if not budgets and until is None:
         raise UsageError(
@@ -145,8 +144,3 @@ def _no_match(selector: str, names: Sequence[set[str]]) -> str:
     near = difflib.get_close_matches(selector, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else "`graphopt groups` lists them"
     return f"no layer or parameter that can lose channels is called {selector!r}; {hint}"
-
-
-def ratio(after: float, before: float) -> float:
-    """What is left, as a share; 1 where there was nothing."""
-    return after / before if before and math.isfinite(before) else 1.0

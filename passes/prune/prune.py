@@ -99,7 +99,7 @@ class Prune(Pass):
     def _steps(self, graph: Graph) -> list[Prune]:
         """The same wishes with budgets on the way from the whole to what is wanted."""
         channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
-        whole = self._account(channels).totals(np.ones(channels.unit_count, bool))
+        whole = self._account(channels).without()
         limits = {
             m: (whole.of(m), Budget.parse(m, text, whole).limit)
             for m in Totals.metrics()
@@ -193,10 +193,7 @@ class Prune(Pass):
         plan = self.plan if isinstance(self.plan, Plan) else Plan.load(Path(str(self.plan)))
         removed = plan.units(channels)
         account = self._account(channels)
-        alive = np.ones(channels.unit_count, bool)
-        before = account.totals(alive)
-        alive[removed] = False
-        return Choice(removed, before, account.totals(alive))
+        return Choice(removed, account.without(), account.without(removed))
 
     def _proven(self, channels: Channels, removed: Vector, context: Context) -> Vector:
         if not self.verify or not len(removed):
@@ -215,9 +212,7 @@ class Prune(Pass):
     def _plan(self, channels: Channels, removed: Vector, made: Choice) -> Plan:
         after = made.after
         if len(removed) != len(made.removed):
-            alive = np.ones(channels.unit_count, bool)
-            alive[removed] = False
-            after = self._account(channels).totals(alive)
+            after = self._account(channels).without(removed)
         text = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {k: v for k, v in text.items() if isinstance(v, str | int | float | bool) and v}
         return Plan.removing(

@@ -51,7 +51,7 @@ class Selector:
         self._account = account
         self._times = times
         self._layers = _layers(channels, scores, limits)
-        self._whole = account.totals(np.ones(channels.unit_count, bool))
+        self._whole = account.without()
 
     def at(self, time: float) -> Selection:
         """What is left when every unit whose time has come goes, within the limits."""

@@ -18,11 +18,11 @@ from graphopt.ir.proto import to_proto
 from graphopt.ir.verify import verify
 from graphopt.oracle import errors_of
 from graphopt.pipeline import Pipeline
+from graphopt.prune import PREPARATION
 from graphopt.registry import parse_passes
 from graphopt.runtime.run import Feeds, open_graph
 from graphopt.samples import draw
 
-SIMPLIFYING = "fold-shapes,simplify,fold-shapes,merge-casts,merge-movement,merge-slices,simplify"
 TOLERANCE = 1e-4
 
 
@@ -37,7 +37,7 @@ class Outcome:
 
 def simplified(graph: Graph) -> Graph:
     """The graph as pruning meets it."""
-    return Pipeline(parse_passes(SIMPLIFYING)).run(graph).graph
+    return Pipeline(parse_passes(PREPARATION)).run(graph).graph
 
 
 def some_units(channels: Channels, share: float, seed: int) -> Vector:
