@@ -28,6 +28,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from graphopt.errors import UsageError
@@ -138,7 +139,7 @@ class Pass(abc.ABC):
             if field_name is None:
                 have = ", ".join(known) or "none"
                 raise UsageError(f"pass {cls.name!r} has no option {key!r}; its options: {have}")
-            values[field_name] = _as_kind(value, kinds[field_name], f"{cls.name}{{{key}}}")
+            values[field_name] = as_kind(value, kinds[field_name], f"{cls.name}{{{key}}}")
         return cls(**values)
 
     def options(self) -> dict[str, Any]:
@@ -147,18 +148,29 @@ class Pass(abc.ABC):
 
     def __str__(self) -> str:
         changed = {
-            f.name.replace("_", "-"): getattr(self, f.name)
+            f.name.replace("_", "-"): _shown(getattr(self, f.name))
             for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+            if not _is_default(getattr(self, f.name), f.default)
         }
         inner = " ".join(f"{k}={v}" for k, v in changed.items())
         return f"{self.name}{{{inner}}}" if inner else self.name
 
 
+def _is_default(value: Any, default: Any) -> bool:
+    # Options may be arrays, whose comparison is no truth value.
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def _shown(value: Any) -> Any:
+    """An option in a line: what is no word or number is named by its type."""
+    plain = isinstance(value, str | int | float | Path) or value is None
+    return value if plain else f"<{type(value).__name__}>"
+
+
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
-def _as_kind(value: Any, kind: Any, where: str) -> Any:
+def as_kind(value: Any, kind: Any, where: str) -> Any:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if value is None or value == "none":
             return None

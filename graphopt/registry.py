@@ -31,6 +31,8 @@ _FUSE = "graphopt.passes.fuse"
 PASSES: dict[str, str | type[Pass]] = {
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "prune": "graphopt.passes.prune.prune:Prune",
+    "free-batch": f"{_SIMPLIFY}.free_batch:FreeBatch",
+    "insert-batchnorm": "graphopt.passes.prune.insert_batchnorm:InsertBatchnorm",
     "fold-shapes": f"{_SIMPLIFY}.fold_shapes:FoldShapes",
     "simplify": f"{_SIMPLIFY}.simplify:Simplify",
     "merge-casts": f"{_SIMPLIFY}.merge_casts:MergeCasts",
