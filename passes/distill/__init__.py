@@ -1,0 +1,1 @@
+"""Training a pruned network to compute what the network before pruning computes."""
