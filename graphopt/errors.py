@@ -6,8 +6,10 @@ GraphoptError                 1
 │   ├── LoadError                 missing, truncated, not ONNX, unsafe paths, ...
 │   └── ExportError               a torch module that could not be exported
 ├── GraphError                1   the graph breaks an invariant of the IR
+├── UnsupportedError          1   a node that has no differentiable form
 ├── RunError                  1   no executor can run the graph
 ├── SaveError                 1   the result could not be written; nothing half-written is left
+├── TrainingError             1   a run that cannot go on: a loss that is not finite, another run's folder
 ├── PlanError                 1   a pruning plan that does not fit the model, or is none
 ├── PassError                 1   a pass failed or broke its contract (only raised with strict)
 ├── VerificationError         3   the result does not compute what the input computes; nothing written
@@ -47,12 +49,20 @@ class GraphError(GraphoptError):
     """A graph that breaks an invariant of the IR."""
 
 
+class UnsupportedError(GraphoptError):
+    """A graph, or a module, that has no differentiable view."""
+
+
 class RunError(GraphoptError):
     """A graph that neither ONNX Runtime nor onnx.reference can run."""
 
 
 class SaveError(GraphoptError):
     """A result that could not be written."""
+
+
+class TrainingError(GraphoptError):
+    """A training run that cannot go on."""
 
 
 class PlanError(GraphoptError):

@@ -11,7 +11,7 @@ import pytest
 from conftest import graph_from
 from PIL import Image
 
-from graphopt.data import Preprocess, load_data
+from graphopt.data import Preprocess, load_data, load_samples
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
 
@@ -175,9 +175,38 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         load_data(tmp_path / "nowhere", graph())
     with pytest.raises(UsageError, match=f"calibration data {tmp_path}: no image in it"):
         load_data(tmp_path, graph())
-    (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(UsageError, match=r"a.txt is none of .jpg, .* nor a folder of images"):
-        load_data(tmp_path / "a.txt", graph())
+    (tmp_path / "a.md").write_text("hello")
+    with pytest.raises(UsageError, match=r"a.md is none of .jpg, .* nor a folder of images"):
+        load_data(tmp_path / "a.md", graph())
+
+
+def test_a_list_of_images(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "b.png", red(4, 6))
+    listed = tmp_path / "list.txt"
+    listed.write_text("in/b.png\n\nin/b.png\n")
+    assert only(load_data(listed, graph())).shape == (2, 3, 4, 6)
+    listed.write_text("in/b.png\nin/c.png\n")
+    with pytest.raises(UsageError, match=r"list.txt lists images, one per line: .*c.png is not"):
+        load_data(listed, graph())
+    listed.write_text("\n")
+    with pytest.raises(UsageError, match="it names none"):
+        load_data(listed, graph())
+
+
+def test_samples_in_any_order(tmp_path: Path) -> None:
+    for k in range(3):
+        picture(tmp_path / f"{k}.png", red(4, 6) // (k + 1))
+    samples = load_samples(tmp_path, graph())
+    assert len(samples) == 3
+    assert samples[2]["x"].shape == (3, 4, 6)
+    assert samples[2]["x"][0, 0, 0] == pytest.approx(85 / 255)
+    with pytest.raises(IndexError, match="3 samples"):
+        samples[3]
+    batches = [np.zeros((2, 3, 4, 6), np.float32), np.ones((3, 3, 4, 6), np.float32)]
+    assert len(load_samples(batches, graph())) == 5
+    assert load_samples(batches, graph())[4]["x"].max() == 1
+    with pytest.raises(UsageError, match="there are no samples"):
+        load_samples([], graph())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no image"])

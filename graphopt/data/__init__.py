@@ -21,7 +21,7 @@ from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Tensor
 from graphopt.registry import unknown
 
-__all__ = ["Data", "Feeds", "Preprocess", "load_data"]
+__all__ = ["Data", "Feeds", "Preprocess", "Samples", "load_data", "load_samples"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Feeds: TypeAlias = "dict[str, Array]"
@@ -72,26 +72,74 @@ def load_data(
         raise UsageError(f"limit={limit} leaves no calibration data; it is at least 1")
     if isinstance(source, str | Path):
         samples = _samples_of(Path(source), graph, preprocess)
-        return Data(lambda: _batches(islice(samples(), limit), size, graph), str(source))
+        count = len(samples) if limit is None else min(limit, len(samples))
+        return Data(
+            lambda: _batches(map(samples.__getitem__, range(count)), size, graph), str(source)
+        )
     if not isinstance(source, Iterable):
         raise UsageError(f"calibration data cannot be made from {type(source).__name__}")
     again = _restartable([source] if isinstance(source, Mapping) else source)
     return Data(lambda: _from_items(again(), graph, size, limit), "arrays")
 
 
-def _samples_of(
-    path: Path, graph: Graph, preprocess: str | Preprocess
-) -> Callable[[], Iterator[Feeds]]:
-    """What starts reading a path's samples from the first."""
+class Samples:
+    """Single inputs of a graph by number, read when asked for; any process may ask."""
+
+    def __init__(self, count: int, read: Callable[[int], Feeds], what: str) -> None:
+        """`read(i)` gives sample i by input name, without the batch axis; `what` says whence."""
+        self._count, self._read = count, read
+        self.what = what
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Feeds:
+        if not 0 <= index < self._count:
+            raise IndexError(f"{self.what} has {self._count} samples")
+        return self._read(index)
+
+
+def load_samples(
+    source: str | Path | Iterable[Any], graph: Graph, *, preprocess: str | Preprocess = ""
+) -> Samples:
+    """The samples of a source in any order, as training wants them.
+
+    Args:
+        source: as for `load_data`, or a text file with the path of an image per line; iterables
+            are read into memory.
+        graph: whose inputs are fed.
+        preprocess: for images, as for `load_data`.
+
+    Raises:
+        UsageError: nothing there, nothing that can be read, or nothing that fits; an image that
+            cannot be read is named when it is asked for.
+    """
+    if isinstance(source, str | Path):
+        return _samples_of(Path(source), graph, preprocess)
+    if not isinstance(source, Iterable):
+        raise UsageError(f"training data cannot be made from {type(source).__name__}")
+    rank = len(graph.inputs[0].shape or ())
+    feeds: list[Feeds] = []
+    for item in [source] if isinstance(source, Mapping) else source:
+        found = _as_feeds(item, graph)
+        whole = next(iter(found.values())).ndim == rank
+        feeds += list(_rows_of(found)) if whole else [found]
+    if not feeds:
+        raise UsageError("training data: there are no samples")
+    return Samples(len(feeds), feeds.__getitem__, "arrays")
+
+
+def _samples_of(path: Path, graph: Graph, preprocess: str | Preprocess) -> Samples:
     if not path.exists():
         raise UsageError(f"calibration data {path}: no such file or folder")
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         arrays = _read_arrays(path, graph)
-        return lambda: _rows_of(arrays)
+        count = len(next(iter(arrays.values())))
+        return Samples(count, lambda i: {n: np.asarray(a[i]) for n, a in arrays.items()}, str(path))
     images = find_images(path)
     name = _only_input(graph, f"images of {path}")
     how = preprocess_for(graph, preprocess)
-    return lambda: ({name: how.apply(p)} for p in images)
+    return Samples(len(images), lambda i: {name: how.apply(images[i])}, str(path))
 
 
 def _from_items(

@@ -98,9 +98,13 @@ def preprocess_for(graph: Graph, given: str | Preprocess) -> Preprocess:
 def find_images(path: Path) -> list[Path]:
     """The image files of a folder, at every depth and in the order of their names; or the file.
 
+    A text file (.txt) lists one image per line, relative to its own folder.
+
     Raises:
         UsageError: there are none.
     """
+    if path.is_file() and path.suffix.lower() == ".txt":
+        return _listed(path)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join((*SUFFIXES, ".npy", ".npz"))
@@ -109,6 +113,16 @@ def find_images(path: Path) -> list[Path]:
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise UsageError(f"calibration data {path}: no image in it ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _listed(path: Path) -> list[Path]:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [path.parent / line for line in lines if line]
+    missing = [p for p in found if not p.is_file()]
+    if missing or not found:
+        what = f"{missing[0]} is not there" if missing else "it names none"
+        raise UsageError(f"calibration data {path} lists images, one per line: {what}")
     return found
 
 

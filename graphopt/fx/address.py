@@ -1,0 +1,58 @@
+"""Finding values of a view by the graph's tensor names, and reading them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import fx
+
+from graphopt.errors import UsageError
+from graphopt.fx.build import origin
+from graphopt.registry import unknown
+
+
+def tensors(view: fx.GraphModule) -> dict[str, fx.Node]:
+    """The nodes of a view by the names of the graph's tensors, in order."""
+    return {n.meta["tensor"]: n for n in view.graph.nodes if "tensor" in n.meta}
+
+
+def matching(view: fx.GraphModule, names: Sequence[str]) -> list[str]:
+    """The tensor names that `names` (names or globs) stand for, in the order of the graph.
+
+    Raises:
+        UsageError: one that matches nothing, with near misses.
+    """
+    known = tensors(view)
+    found: set[str] = set()
+    for name in names:
+        hit = {name} if name in known else {t for t in known if fnmatchcase(t, name)}
+        if not hit:
+            raise UsageError(unknown("tensor", name, known))
+        found |= hit
+    return [t for t in known if t in found]
+
+
+def tap(view: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
+    """A module that returns `(outputs, {name: value})`, with the parameters of `view`.
+
+    The values are read inside the graph, not by hooks, so that gradients flow through them and
+    torch.compile sees them. Parameters, buffers of BatchNormalizations and training mode are shared.
+
+    Args:
+        view: made by `to_fx`, where it shall be (CPU, GPU).
+        names: tensor names; globs are resolved by `matching`.
+
+    Raises:
+        UsageError: a name that is no tensor of the graph.
+    """
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    result = graph.graph_copy(view.graph, copied)
+    known = tensors(view)
+    values = {name: copied[known[name]] for name in matching(view, names)}
+    graph.output((result, values))
+    tapped = fx.GraphModule(view, graph, class_name="TappedView")
+    tapped.meta["graphopt"] = origin(view)
+    tapped.training = view.training
+    return tapped
