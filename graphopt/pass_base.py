@@ -87,6 +87,10 @@ class Context:
     """What a pass is given besides the graph, and where it writes its log."""
 
     seed: int = 0
+    # The last graph that computes what the model computed: whoever trains learns from it.
+    teacher: Graph | None = None
+    # What earlier passes found out, by name.
+    known: Mapping[str, Any] = field(default_factory=dict)
     rewrites: list[Note] = field(default_factory=list)
     refusals: list[Note] = field(default_factory=list)
     # What a pass found out that others may want: a pruning plan, for one.

@@ -140,6 +140,8 @@ class _Workbench:
 
     def __init__(self, graph: Graph, judge: Oracle | None) -> None:
         self.judge = judge
+        self.teacher: Graph | None = None  # the graph before the first pass that changes outputs
+        self.known: dict[str, Any] = {}
         self.accept(graph, judge)
 
     def accept(self, graph: Graph, judge: Oracle | None) -> None:
@@ -172,7 +174,9 @@ class _Step:
 
     def __init__(self, each: Pass, bench: _Workbench, seed: int) -> None:
         self._pass, self._bench = each, bench
-        self._context = Context(seed=seed)
+        if bench.teacher is None and isinstance(each.numerics, Changes):
+            bench.teacher = bench.graph
+        self._context = Context(seed=seed, teacher=bench.teacher, known=dict(bench.known))
         self._verdict: Verdict | None = None
         self._started = self._edited = time.process_time()
         before, after = bench.cost, bench.copy()
@@ -185,6 +189,8 @@ class _Step:
                 bench.hand_back(after)
         except _BrokenContractError as broken:
             status, detail = "rolled-back", str(broken)
+        if status != "rolled-back":
+            bench.known |= self._context.facts
         self.result = self._row(status, detail, before)
 
     def _edit(self, after: Graph) -> None:

@@ -55,7 +55,12 @@ ALLOWED = {
     "channels": {"errors", "ir"},
     "evaluate": {"data", "errors", "frontends", "ir", "registry", "runtime"},
     "data": {"errors", "ir", "registry", "runtime"},
-    "passes": {"channels", "data", "errors", "ir", "oracle", "pass_base", "registry", "runtime"},
+    "fx": {"errors", "ir", "registry"},
+    "training": {"errors", "pass_base", "registry"},
+    "passes": {
+        *("channels", "data", "errors", "ir", "oracle", "pass_base", "registry", "runtime"),
+        *("frontends", "fx", "samples", "training"),
+    },
     "runtime": {"errors", "ir"},
     "frontends": {"channels", "errors", "ir", "runtime"},
     "samples": {"errors", "ir", "runtime"},

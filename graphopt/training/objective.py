@@ -1,0 +1,53 @@
+"""What a run makes small: named terms whose sum is the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphopt.training.hooks import Moment
+
+Terms = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Base of objectives. What it has of parameters (adapters) is trained too."""
+
+    def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
+        """The terms for one batch, already weighted; their sum is the loss."""
+        raise NotImplementedError
+
+
+class Task(Objective):
+    """The user's own loss on labelled batches.
+
+        terms = {"task": loss(model(*inputs), *targets)}
+
+    Args:
+        loss: takes the outputs and the targets.
+        inputs: how many of a batch's tensors are inputs; the rest are targets.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], inputs: int = 1) -> None:
+        super().__init__()
+        self.loss, self.inputs = loss, inputs
+
+    def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
+        """See the class."""
+        outputs: Any = model(*inputs[: self.inputs])
+        return {"task": self.loss(outputs, *inputs[self.inputs :])}
+
+
+class Learner(nn.Module):
+    """Model and objective as one module, so that processes synchronize every trained parameter."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
+        """The objective's terms."""
+        terms: Terms = self.objective(self.model, inputs, at)
+        return terms

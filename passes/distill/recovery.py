@@ -1,0 +1,154 @@
+"""Label-free recovery: what `recover` does once it knows student, teacher and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from graphopt.channels.plan import Plan
+from graphopt.data import Samples
+from graphopt.errors import UsageError
+from graphopt.fx import to_fx, write_back
+from graphopt.ir.graph import Graph
+from graphopt.pass_base import Context
+from graphopt.passes.distill.distillation import Distillation
+from graphopt.passes.distill.losses import KeptChannels
+from graphopt.passes.distill.pairing import kept_channels
+from graphopt.passes.distill.taps import default_taps
+from graphopt.passes.distill.term import Pair, Term
+from graphopt.passes.simplify.free_batch import FreeBatch, fixed_batch
+from graphopt.training import History, Recipe, Trainer
+
+if TYPE_CHECKING:
+    from graphopt.passes.distill.recover import Recover
+
+HEAD_CLASSES = "kl{temperature=4}"
+HEAD_VALUES = "mse"
+FEATURE = "pkd"
+FEATURE_OTHER_WIDTH = "spatial-attention"
+_EXAMPLES = 2
+
+
+def recover(
+    graph: Graph,
+    teacher: Graph,
+    samples: Samples,
+    wanted: Recover,
+    *,
+    plan: Plan | None,
+    seed: int,
+) -> tuple[History, list[str]]:
+    """Trains the constants of `graph`, in place.
+
+    Returns:
+        The history, and the names of the terms.
+
+    Raises:
+        UnsupportedError: nodes without a derivative.
+        UsageError: no tensors in common, shapes that do not fit, too few images.
+        TrainingError: the loss is not finite.
+    """
+    recipe = Recipe.parse(wanted.recipe, epochs=wanted.epochs, seed=seed)
+    student = freed(graph)
+    view, taught = to_fx(student), to_fx(freed(teacher))
+    terms = default_terms(student, teacher, plan, wanted)
+    example = _stacked(samples, student, min(_EXAMPLES, len(samples)))
+    distillation = Distillation(view, taught, terms, example=example)
+    trainer = Trainer(
+        distillation.student,
+        distillation,
+        samples,
+        [t.name for t in graph.inputs],
+        recipe,
+        folder=Path(wanted.folder) if wanted.folder else None,
+        evaluate=_evaluating(wanted, view, graph),
+        watch=wanted.watch,
+        device=wanted.device,
+    )
+    history = trainer.run()
+    write_back(view, graph)
+    return history, distillation.names
+
+
+def default_terms(
+    student: Graph, teacher: Graph, plan: Plan | None, wanted: Recover
+) -> dict[Pair, Term]:
+    """What is compared: heads, and feature maps at the ends of stages and before heads.
+
+    Raises:
+        UsageError: the graphs share no head under one name.
+    """
+    heads, features = default_taps(student, teacher)
+    if not heads:
+        raise UsageError(
+            "student and teacher share no tensor name at their heads: take a teacher the student "
+            "was made from, or name pairs with graphopt.passes.distill.Distillation"
+        )
+    kept = kept_channels(teacher, plan, [*heads, *features]) if plan is not None else {}
+    terms: dict[Pair, Term] = {}
+    classes = is_classifier(teacher, heads)
+    for name in heads:
+        loss = wanted.head if wanted.head != "auto" else HEAD_CLASSES if classes else HEAD_VALUES
+        terms[name, name] = Term(loss, channels=kept.get(name), normalized=not classes)
+    for name in features if wanted.feature != "none" else ():
+        loss = (
+            wanted.feature
+            if wanted.feature != "auto"
+            else _feature_loss(student, teacher, name, kept)
+        )
+        weight = wanted.feature_weight / len(features)
+        terms[name, name] = Term(loss, weight=weight, channels=kept.get(name))
+    return terms
+
+
+def _feature_loss(student: Graph, teacher: Graph, name: str, kept: dict[str, KeptChannels]) -> str:
+    widths = [g.tensors()[name].shape[1] for g in (student, teacher)]
+    return FEATURE if name in kept or widths[0] == widths[1] else FEATURE_OTHER_WIDTH
+
+
+def freed(graph: Graph) -> Graph:
+    """A copy that takes any batch.
+
+    Raises:
+        UsageError: it cannot be freed, with the reason.
+    """
+    copy = graph.copy()
+    if fixed_batch(copy) is None:
+        return copy
+    context = Context()
+    FreeBatch().run(copy, context)
+    if not context.rewrites:
+        reason = context.refusals[0].what
+        raise UsageError(f"the model cannot be trained in batches: {reason}")
+    return copy
+
+
+def is_classifier(graph: Graph, heads: list[str]) -> bool:
+    """Whether every head gives one row of classes per image."""
+    tensors = graph.tensors()
+    shapes = [tensors[name].shape for name in heads]
+    return bool(shapes) and all(s is not None and len(s) == 2 and s[1] != 1 for s in shapes)
+
+
+def _stacked(samples: Samples, graph: Graph, count: int) -> tuple[torch.Tensor, ...]:
+    rows = [samples[i] for i in range(count)]
+    return tuple(
+        torch.from_numpy(np.stack([r[t.name] for r in rows]).astype(t.dtype)) for t in graph.inputs
+    )
+
+
+def _evaluating(wanted: Recover, view: Any, graph: Graph) -> Any:
+    """The metrics of the graph as it stands, after every epoch."""
+    if wanted.evaluate is None:
+        return None
+
+    def judge(model: torch.nn.Module) -> dict[str, float]:
+        now = graph.copy()
+        write_back(model if "graphopt" in getattr(model, "meta", {}) else view, now)
+        found: dict[str, float] = wanted.evaluate(now)
+        return found
+
+    return judge
