@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from graphopt.errors import (
@@ -20,6 +21,8 @@ from graphopt.errors import (
     PassError,
     PlanError,
     RunError,
+    TrainingError,
+    UnsupportedError,
     UsageError,
 )
 from graphopt.ir.cost import Cost, cost_of
@@ -148,14 +151,14 @@ class _Workbench:
         """Makes `graph` the current one."""
         self.graph, self.judge = graph, judge
         self.cost = cost_of(graph)
-        self._state: tuple[object, ...] | None = None
+        self._state: list[object] | None = None
         self._copy: Graph | None = None
 
     @property
-    def state(self) -> tuple[object, ...]:
+    def state(self) -> list[object]:
         """What the current graph is (see `state_of`); worked out when a pass has to be compared."""
         if self._state is None:
-            self._state = state_of(self.graph)
+            self._state = list(state_of(self.graph))
         return self._state
 
     def copy(self) -> Graph:
@@ -197,7 +200,7 @@ class _Step:
         try:
             self._pass.run(after, self._context)
             sweep(after)
-        except (UsageError, BudgetError, PlanError):
+        except (UsageError, BudgetError, PlanError, TrainingError, UnsupportedError):
             raise  # what the user asked for cannot be: no fault of the pass
         except Exception as error:  # a user's pass may raise anything; the run has to survive it
             raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
@@ -205,7 +208,9 @@ class _Step:
             self._edited = time.process_time()
 
     def _changed(self, after: Graph) -> bool:
-        changed = state_of(after) != self._bench.state
+        # Piece by piece: most changes show early.
+        pieces = zip_longest(state_of(after), self._bench.state)
+        changed = any(one != other for one, other in pieces)
         if changed and not self._context.rewrites:
             raise _BrokenContractError("changed the graph without logging a rewrite")
         return changed
@@ -264,21 +269,18 @@ class _Step:
         )
 
 
-def state_of(graph: Graph) -> tuple[object, ...]:
+def state_of(graph: Graph) -> Iterator[object]:
     """What a graph is: its structure, and which arrays its constants hold (not what is in them)."""
-    nodes = tuple(
-        (
-            n.op,
-            n.domain,
-            n.name,
-            repr(sorted(n.attrs.items(), key=lambda item: item[0])),
-            tuple(_tensor_state(t) for t in n.inputs),
-            tuple(t.name for t in n.outputs),
+    yield tuple((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
+    for node in graph.nodes:
+        yield (
+            node.op,
+            node.domain,
+            node.name,
+            repr(sorted(node.attrs.items(), key=lambda item: item[0])),
+            tuple(_tensor_state(t) for t in node.inputs),
+            tuple(t.name for t in node.outputs),
         )
-        for n in graph.nodes
-    )
-    boundary = tuple((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
-    return nodes, boundary
 
 
 def _tensor_state(tensor: Tensor) -> tuple[object, ...]:

@@ -331,6 +331,7 @@ class Trainer:
         row = {"epoch": at.epoch, **means, "lr": at.learning_rate}
         row["images/s"] = images / max(seconds, 1e-9)
         self.history.seconds += seconds
+        row |= self.learner.objective.numbers()
         for hook in self.hooks:
             row |= hook.after_epoch(self.model, at)
         if self.evaluate is not None:

@@ -19,6 +19,10 @@ class Objective(nn.Module):
         """The terms for one batch, already weighted; their sum is the loss."""
         raise NotImplementedError
 
+    def numbers(self) -> dict[str, float]:
+        """What else belongs into the row of an epoch."""
+        return {}
+
 
 class Task(Objective):
     """The user's own loss on labelled batches.

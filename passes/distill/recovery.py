@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from graphopt.channels.plan import Plan
 from graphopt.data import Samples
 from graphopt.errors import UsageError
 from graphopt.fx import to_fx, write_back
-from graphopt.ir.graph import Graph
+from graphopt.fx.support import check_supported
+from graphopt.ir.graph import Graph, rank_of
 from graphopt.pass_base import Context
 from graphopt.passes.distill.distillation import Distillation
 from graphopt.passes.distill.losses import KeptChannels
@@ -20,13 +22,14 @@ from graphopt.passes.distill.pairing import kept_channels
 from graphopt.passes.distill.taps import default_taps
 from graphopt.passes.distill.term import Pair, Term
 from graphopt.passes.simplify.free_batch import FreeBatch, fixed_batch
-from graphopt.training import History, Recipe, Trainer
+from graphopt.training import History, Hook, Recipe, Trainer
 
 if TYPE_CHECKING:
     from graphopt.passes.distill.recover import Recover
 
 HEAD_CLASSES = "kl{temperature=4}"
 HEAD_VALUES = "mse"
+HEAD_MAP = "mse{anchors=1}"
 FEATURE = "pkd"
 FEATURE_OTHER_WIDTH = "spatial-attention"
 _EXAMPLES = 2
@@ -40,8 +43,18 @@ def recover(
     *,
     plan: Plan | None,
     seed: int,
+    hooks: Callable[[Any], Sequence[Hook]] = lambda _: (),
 ) -> tuple[History, list[str]]:
     """Trains the constants of `graph`, in place.
+
+    Args:
+        graph: the student.
+        teacher: what it learns from.
+        samples: inputs for both.
+        wanted: the options.
+        plan: what the student lost of the teacher, where it was pruned.
+        seed: of order, augmentation and dropout.
+        hooks: given the view that is trained, makes what takes part in the run.
 
     Returns:
         The history, and the names of the terms.
@@ -52,6 +65,8 @@ def recover(
         TrainingError: the loss is not finite.
     """
     recipe = Recipe.parse(wanted.recipe, epochs=wanted.epochs, seed=seed)
+    for each in (graph, teacher):
+        check_supported(each)  # before anything is tried with them
     student = freed(graph)
     view, taught = to_fx(student), to_fx(freed(teacher))
     terms = default_terms(student, teacher, plan, wanted)
@@ -63,6 +78,7 @@ def recover(
         samples,
         [t.name for t in graph.inputs],
         recipe,
+        hooks=hooks(view),
         folder=Path(wanted.folder) if wanted.folder else None,
         evaluate=_evaluating(wanted, view, graph),
         watch=wanted.watch,
@@ -91,7 +107,7 @@ def default_terms(
     terms: dict[Pair, Term] = {}
     classes = is_classifier(teacher, heads)
     for name in heads:
-        loss = wanted.head if wanted.head != "auto" else HEAD_CLASSES if classes else HEAD_VALUES
+        loss = wanted.head if wanted.head != "auto" else _head_loss(teacher, name, classes=classes)
         terms[name, name] = Term(loss, channels=kept.get(name), normalized=not classes)
     for name in features if wanted.feature != "none" else ():
         loss = (
@@ -102,6 +118,12 @@ def default_terms(
         weight = wanted.feature_weight / len(features)
         terms[name, name] = Term(loss, weight=weight, channels=kept.get(name))
     return terms
+
+
+def _head_loss(teacher: Graph, name: str, *, classes: bool) -> str:
+    if classes:
+        return HEAD_CLASSES
+    return HEAD_MAP if rank_of(teacher.tensors()[name]) == 4 else HEAD_VALUES
 
 
 def _feature_loss(student: Graph, teacher: Graph, name: str, kept: dict[str, KeptChannels]) -> str:
