@@ -25,6 +25,7 @@ _PUBLIC = {
     "cost_of": "graphopt.ir.cost",
     "default_passes": "graphopt.registry",
     "from_torch": "graphopt.frontends",
+    "distill_file": "graphopt.distill",
     "load": "graphopt.frontends.onnx_file",
     "optimize_file": "graphopt.optimize",
     "parse_passes": "graphopt.registry",
@@ -38,7 +39,9 @@ _PUBLIC = {
     "register": "graphopt.registry",
     "save": "graphopt.frontends.onnx_file",
     "slim": "graphopt.frontends.slim_module",
+    "to_fx": "graphopt.fx",
     "to_text": "graphopt.ir.text",
+    "write_back": "graphopt.fx",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

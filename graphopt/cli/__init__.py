@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from graphopt.cli.common import Verbosity
+from graphopt.cli.distill import app as distill_app
 from graphopt.cli.evaluate import app as evaluate_app
 from graphopt.cli.models import app as models_app
 from graphopt.cli.prune import app as prune_app
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast
     pretty_exceptions_enable=False,
 )
-for commands in (models_app, prune_app, evaluate_app):
+for commands in (models_app, prune_app, distill_app, evaluate_app):
     app.registered_commands += commands.registered_commands
 app.add_typer(zoo_app, name="zoo")
 

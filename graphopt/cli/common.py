@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -45,22 +46,74 @@ def shapes(texts: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal; with -v a line per step elsewhere; silence otherwise."""
-    if not sys.stderr.isatty():
-        from graphopt.pipeline import silent
+class Telling:
+    """Says what is going on: a spinner on a terminal, lines elsewhere with -v, else nothing."""
 
-        yield (
-            (lambda text: typer.echo(f"graphopt: {text}", err=True))
-            if Verbosity.verbose
-            else silent
-        )
+    def __init__(self, status: Any = None) -> None:
+        self._status = status
+
+    def __call__(self, text: str) -> None:
+        """Something starts."""
+        if self._status is not None:
+            self._status.update(text)
+        elif Verbosity.verbose:
+            typer.echo(f"graphopt: {text}", err=True)
+
+    def watch(self) -> Any:
+        """What shows a training run: its own line in the spinner's place, a line per epoch."""
+        from graphopt.training.watch import Terminal
+
+        return Terminal(self._status)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Telling]:
+    """What tells a user on stderr that something is going on."""
+    if not sys.stderr.isatty():
+        yield Telling()
         return
     from graphopt.report.terminal import console
 
     with console(stderr=True).status("starting") as status:
-        yield lambda text: status.update(text)
+        yield Telling(status)
+
+
+def checked_report(report: Path | None) -> None:
+    """Refuses a folder for the report that cannot be one, before hours of work."""
+    if report is not None and report.exists() and not report.is_dir():
+        raise UsageError(f"--report {report} is a file; name a folder for the report")
+
+
+def finish(
+    run: Any,
+    target: Path,
+    report: Path | None,
+    started: float,
+    *,
+    as_json: bool,
+    more: Sequence[str] = (),
+) -> None:
+    """Writes the report of a run and prints its tables, or its JSON."""
+    from graphopt.report.document import document, to_json
+    from graphopt.report.terminal import console, print_optimized, print_pruning, print_training
+
+    content = document(run)
+    if report is not None:
+        from graphopt.report.html import write_report
+
+        more = [*more, f"report: {write_report(content, report)}"]
+    if as_json:
+        sys.stdout.write(to_json(content))
+        return
+    out = console()
+    if content["pruning"]:
+        print_pruning(out, content["pruning"])
+    if content["training"]:
+        print_training(out, content["training"])
+    print_optimized(out, content)
+    for line in [f"wrote {target}", *more]:
+        out.print(line, markup=False)
+    out.print(f"PASSED in {time.perf_counter() - started:.1f} s")
 
 
 def print_json(value: Any) -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from graphopt.cli.common import File, Json, Model, Names, Shapes, Text, print_json, progress, shapes
+from graphopt.cli.common import (
+    File,
+    Json,
+    Model,
+    Names,
+    Shapes,
+    Telling,
+    Text,
+    checked_report,
+    finish,
+    print_json,
+    progress,
+    shapes,
+)
 from graphopt.errors import UsageError, VerificationError
 
 app = typer.Typer()
@@ -39,7 +51,24 @@ def optimize(
             help="Remove channels first; takes the options of `graphopt passes prune`.",
         ),
     ] = None,
-    data: Annotated[File, typer.Option(help="Calibration images for --prune.")] = None,
+    recover: Annotated[
+        Text,
+        typer.Option(
+            metavar="epochs=5,...",
+            help="Train what --prune left on --data, without labels; takes the options of "
+            "`graphopt passes recover` and of training (lr, batch, ...).",
+        ),
+    ] = None,
+    data: Annotated[
+        File,
+        typer.Option(help="Images for --prune and --recover: a folder, a .txt list, .npy or .npz."),
+    ] = None,
+    preprocess: Annotated[
+        Text, typer.Option(help="How images become inputs, e.g. yolo or 'stretch, bgr, scale=1'.")
+    ] = None,
+    folder: Annotated[
+        File, typer.Option(help="Checkpoints of --recover; an interrupted run there goes on.")
+    ] = None,
     skip: Annotated[Names, typer.Option(help="Leave out a pass (name or glob).")] = None,
     only: Annotated[Names, typer.Option(help="Run only these passes (name or glob).")] = None,
     input_shape: Shapes = None,
@@ -59,19 +88,16 @@ def optimize(
 ) -> None:
     """Optimizes MODEL; the result is written only when its outputs are proven equal."""
     from graphopt.optimize import optimize_file
-    from graphopt.report.document import document, to_json
-    from graphopt.report.terminal import console, print_optimized
 
     started = time.perf_counter()
-    chosen = _passes(passes, pipeline, skip or [], only or [])
-    if prune is not None:
-        chosen = _pruning_first(prune, data) + chosen
-    elif data is not None:
-        raise UsageError("--data is for --prune; without it no pass needs images")
     target = output or model.with_name(f"{model.stem}.opt.onnx")
-    if report is not None and report.exists() and not report.is_dir():
-        raise UsageError(f"--report {report} is a file; name a folder for the report")
+    checked_report(report)
     with progress() as telling:
+        images = None if data is None else {"data": str(data), "preprocess": preprocess or ""}
+        chosen = [
+            *_changes(prune, recover, images, folder, telling),
+            *_passes(passes, pipeline, skip or [], only or []),
+        ]
         run = optimize_file(
             model,
             target,
@@ -83,20 +109,7 @@ def optimize(
             measure=measure,
             progress=telling,
         )
-    content = document(run)
-    if report is not None:
-        from graphopt.report.html import write_report
-
-        page = write_report(content, report)
-    if as_json:
-        sys.stdout.write(to_json(content))
-        return
-    out = console()
-    print_optimized(out, content)
-    out.print(f"wrote {target}", markup=False)
-    if report is not None:
-        out.print(f"report: {page}", markup=False)
-    out.print(f"PASSED in {time.perf_counter() - started:.1f} s")
+    finish(run, target, report, started, as_json=as_json)
 
 
 @app.command()
@@ -180,13 +193,33 @@ def passes(
     )
 
 
-def _pruning_first(options: str, data: Path | None) -> list[Any]:
-    """The passes that prepare for pruning, and pruning."""
-    from graphopt.prune import PREPARATION
-    from graphopt.registry import parse_passes
+def _changes(
+    prune: str | None,
+    recover: str | None,
+    images: dict[str, str] | None,
+    folder: Path | None,
+    telling: Telling,
+) -> list[Any]:
+    """The passes that come first: preparation, pruning, recovery."""
+    if prune is None and recover is None:
+        if images is not None:
+            raise UsageError(
+                "--data is for --prune and --recover; without them no pass needs images"
+            )
+        return []
+    if prune is None:
+        raise UsageError("--recover makes up for --prune: give both, or use `graphopt distill`")
+    if recover is not None and images is None:
+        raise UsageError("--recover trains on images: give --data FOLDER (no labels needed)")
+    from graphopt.distill import recovering
+    from graphopt.prune import PREPARATION, pruning
+    from graphopt.registry import parse_passes, read_options
 
-    images = "" if data is None else f" data={data}"
-    return parse_passes(f"{PREPARATION}, prune{{{options}{images}}}")
+    found = [*parse_passes(PREPARATION), pruning(**read_options(prune, "prune"), **(images or {}))]
+    if recover is not None:
+        more = {**(images or {}), "folder": str(folder) if folder else "", "watch": telling.watch()}
+        found.append(recovering(recover, **more))
+    return found
 
 
 def _passes(text: str, pipeline: Path | None, skip: list[str], only: list[str]) -> list[Any]:

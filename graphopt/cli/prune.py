@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from graphopt.cli.common import File, Json, Model, Names, Shapes, Text, print_json, progress, shapes
+from graphopt.cli.common import (
+    File,
+    Json,
+    Model,
+    Names,
+    Shapes,
+    Text,
+    checked_report,
+    finish,
+    print_json,
+    progress,
+    shapes,
+)
 from graphopt.errors import UsageError
 
 app = typer.Typer()
@@ -88,10 +100,11 @@ def prune(
 ) -> None:
     """Removes the channels of MODEL that matter least, with everything coupled to them."""
     from graphopt.prune import plan_file, prune_file, pruning
-    from graphopt.report.document import document, pruning_facts, to_json
-    from graphopt.report.terminal import console, print_optimized, print_pruning
+    from graphopt.report.document import pruning_facts, to_json
+    from graphopt.report.terminal import console, print_pruning
 
     started = time.perf_counter()
+    checked_report(report)
     chosen: dict[str, Any] = {
         "macs": macs,
         "parameters": parameters,
@@ -138,23 +151,18 @@ def prune(
         from graphopt.channels.plan import save
 
         save(result.facts["plan"], save_plan)
-    content = pruning_facts(result) if plan_only else document(run)
-    if report is not None and not plan_only:
-        from graphopt.report.html import write_report
-
-        page = write_report(content, report)
+    told = [f"plan: {save_plan}"] if save_plan is not None else []
+    if not plan_only:
+        finish(run, destination, report, started, as_json=as_json, more=told)
+        return
+    content = pruning_facts(result)
     if as_json:
         sys.stdout.write(to_json(content))
         return
     out = console()
-    print_pruning(out, content if plan_only else content["pruning"])
-    if not plan_only:
-        print_optimized(out, content)
-        out.print(f"wrote {destination}", markup=False)
-    if save_plan is not None:
-        out.print(f"plan: {save_plan}", markup=False)
-    if report is not None and not plan_only:
-        out.print(f"report: {page}", markup=False)
+    print_pruning(out, content)
+    for line in told:
+        out.print(line, markup=False)
     out.print(f"PASSED in {time.perf_counter() - started:.1f} s")
 
 

@@ -15,6 +15,14 @@ from graphopt.registry import unknown
 Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Where a model says how its images are made.
+METADATA = "graphopt.preprocess"
+PRESETS = {
+    "yolo": "letterbox, rgb, scale=1/255, pad=114",
+    "torchvision": "crop, rgb, scale=1/255, mean=0.485,0.456,0.406, std=0.229,0.224,0.225",
+    "ssd": "stretch, bgr, scale=1, mean=104,117,123",
+    "cifar": "stretch, rgb, scale=1/255, mean=0.4914,0.4822,0.4465, std=0.2470,0.2435,0.2616",
+}
 _WORDS = {
     **dict.fromkeys(("letterbox", "stretch", "crop"), "fit"),
     **dict.fromkeys(("rgb", "bgr", "gray"), "color"),
@@ -53,13 +61,15 @@ class Preprocess:
 
         Args:
             text: items with commas between; what is left out is as in `default`. `size` is one
-                number, or height x width as in 416x608.
+                number, or height x width as in 416x608. A preset (yolo, torchvision, ssd, cifar)
+                stands for the items of that family, which later items override.
             default: what holds where `text` is silent.
 
         Raises:
             UsageError: an item that cannot be read, naming it.
         """
-        return replace(default or cls(), **dict(_item(i) for i in _items(text)))
+        items = [i for item in _items(text) for i in _items(PRESETS.get(item, item))]
+        return replace(default or cls(), **dict(_item(i) for i in items))
 
     def apply(self, path: Path) -> Array:
         """The input made of one image file: float32, without a batch axis.
@@ -78,6 +88,8 @@ class Preprocess:
 def preprocess_for(graph: Graph, given: str | Preprocess) -> Preprocess:
     """How images become the graph's first input: what is `given`, the rest from its shape and type.
 
+    Where nothing is given, what the model's metadata says holds.
+
     Raises:
         UsageError: the input takes no images, or its size is neither fixed nor given.
     """
@@ -91,6 +103,7 @@ def preprocess_for(graph: Graph, given: str | Preprocess) -> Preprocess:
         color="gray" if shape[3 if is_last else 1] == 1 else "rgb",
         scale=1.0 if np.dtype(tensor.dtype).kind in "iu" else 1 / 255,
     )
+    given = given or graph.metadata.get(METADATA, "")
     how = Preprocess.parse(given, default) if isinstance(given, str) else given
     return _checked(how, tensor.name, shape)
 

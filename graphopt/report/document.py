@@ -34,6 +34,7 @@ def document(run: Optimized) -> Document:
         "before": _snapshot(run.before),
         "after": _snapshot(run.after),
         "passes": [_pass(p) for p in run.passes],
+        "training": next((p.facts["training"] for p in run.passes if "training" in p.facts), None),
         "pruning": next((pruning_facts(p) for p in run.passes if "plan" in p.facts), None),
         "verification": {
             "executor": run.executor,

@@ -79,6 +79,17 @@ def print_pruning(out: Console, pruning: Document) -> None:
         out.print(what, markup=False)
 
 
+def print_training(out: Console, training: Document) -> None:
+    """One row per epoch."""
+    rows = training["rows"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = _table(*(f">{c}" for c in columns))
+    for row in rows:
+        _add(table, *(f"{row[c]:.4g}" if c in row else "" for c in columns))
+    out.print(table)
+    out.print(f"trained for {training['seconds']:.0f} s")
+
+
 def print_groups(out: Console, found: Document) -> None:
     """One row per channel group, then what cannot be removed and why."""
     table = _table(">group", ">channels", "layers", ">parameters", "coupled through")

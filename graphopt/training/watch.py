@@ -30,11 +30,13 @@ class Watch:
 class Terminal(Watch):
     """A line that moves with every step, and one that stays for every epoch, on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, spinner: Any = None) -> None:
+        """`spinner` (a rich Status) gives way while a network is trained."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True)
+        self._spinner = spinner
+        self._console = Console(stderr=True) if spinner is None else spinner.console
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=20),
@@ -51,6 +53,8 @@ class Terminal(Watch):
         self._task = self._progress.add_task(
             "training", total=at.steps, completed=at.step, epoch=f"{at.epoch:.1f}", numbers=""
         )
+        if self._spinner is not None:
+            self._spinner.stop()
         if self._console.is_terminal:
             self._progress.start()
 
@@ -67,7 +71,7 @@ class Terminal(Watch):
     def epoch(self, row: Mapping[str, float]) -> None:
         """See Watch."""
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        self._console.print(f"epoch {row['epoch']:.3g}  {numbers}", highlight=False)
+        self._console.print(f"epoch {row['epoch']:.3g}  {numbers}", highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """See Watch."""
@@ -76,3 +80,5 @@ class Terminal(Watch):
     def stop(self) -> None:
         """See Watch."""
         self._progress.stop()
+        if self._spinner is not None:
+            self._spinner.start()

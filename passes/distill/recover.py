@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from graphopt.channels.plan import Plan
 from graphopt.data import load_samples
+from graphopt.data.images import METADATA
 from graphopt.errors import UsageError
 from graphopt.frontends.onnx_file import load
 from graphopt.ir.graph import Graph
@@ -67,6 +68,8 @@ class Recover(Pass):
             plan=plan if isinstance(plan, Plan) else None,
             seed=context.seed,
         )
+        if self.preprocess:
+            graph.metadata[METADATA] = self.preprocess  # whoever evaluates it needs it again
         context.facts["training"] = {"rows": history.rows, "seconds": history.seconds}
         first, last = history.rows[0], history.rows[-1]
         context.rewrote(

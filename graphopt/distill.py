@@ -1,0 +1,76 @@
+"""Distillation as a job: a student file and a teacher file in, a better student out.
+
+graphopt.distill_file("small.onnx", "big.onnx", "better.onnx", data="images/", epochs=5)
+
+No labels are needed: the student learns what the teacher makes of the images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.optimize import Optimized, optimize_file
+from graphopt.pass_base import Pass
+from graphopt.pipeline import Progress, silent
+from graphopt.registry import pass_class, read_options
+
+
+def recovering(options: str | Mapping[str, Any], **more: Any) -> Pass:
+    """The pass `recover` with its options, and those of a training recipe beside them.
+
+    Args:
+        options: "epochs=5 lr=0.01 feature=none", or the same by name.
+        more: options whose values are no text: data, watch, ...
+
+    Raises:
+        UsageError: an option neither has.
+    """
+    given = read_options(options, "recover") if isinstance(options, str) else dict(options)
+    kind = pass_class("recover")
+    own = {f.name for f in dataclasses.fields(kind)}
+    mine = {k: v for k, v in given.items() if k.replace("-", "_") in own}
+    recipe = " ".join(f"{k}={v}" for k, v in given.items() if k not in mine)
+    return kind.with_options(
+        {**mine, "recipe": f"{mine.get('recipe', '')} {recipe}".strip(), **more}
+    )
+
+
+def distill_file(
+    student: Path | str,
+    teacher: Path | str,
+    target: Path | str,
+    *,
+    data: Any,
+    seed: int = 0,
+    measure: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> Optimized:
+    """Trains the model in `student` on what the one in `teacher` does; writes the result to `target`.
+
+    Args:
+        student: an ONNX file.
+        teacher: another with the same inputs, and tensors of the same names at its heads.
+        target: written when the run is over.
+        data: images without labels: see `graphopt.data.load_samples`.
+        seed: two runs with one seed write the same bytes.
+        measure: time both models in ONNX Runtime.
+        progress: told what is going on.
+        options: of the pass `recover` and of its recipe: epochs, lr, batch, feature, ...
+
+    Raises:
+        LoadError, UsageError, UnsupportedError, TrainingError, SaveError: see there.
+    """
+    learning = recovering(options, data=data, teacher=str(teacher))
+    return optimize_file(
+        Path(student),
+        Path(target),
+        passes=[learning],
+        seed=seed,
+        strict=True,
+        measure=measure,
+        progress=progress,
+    )
