@@ -1,0 +1,242 @@
+"""How much of what pruning lost comes back by training, without labels and with them.
+
+    python -m benchmarks.recover [--models resnet20,...] [--macs 0.7,0.5] [--epochs 5] [--json FILE]
+    python -m benchmarks.recover --load FILE --markdown FILE
+
+Per network and budget (MACs that are left) the score on held-back images before, right after pruning, and
+after training in one of these ways, all with the same epochs, optimizer and images:
+
+    label-free     what `graphopt optimize --prune --recover` does: heads and features of the original
+    heads alone    the same without features
+    labels         plain fine-tuning on labels (classifiers)
+    both           labels and the original's heads and features
+    uniform+labels the same share off every layer by L2 norm, nothing compensated, then plain
+                   fine-tuning: what structured pruning tools of the field do by default
+
+Top-1 for classifiers (5000 test images), COCO AP for detectors (128 images of val2017). Training images:
+the 15000 of the CIFAR subset, or 128 of train2017, whose labels only the rows that say so see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, Shuffled
+from graphopt.evaluate import Evaluation, Rules, open_examples
+from graphopt.frontends.onnx_file import load
+from graphopt.fx import to_fx, write_back
+from graphopt.ir.graph import Graph
+from graphopt.passes.distill.distillation import Distillation
+from graphopt.passes.distill.recover import Recover
+from graphopt.passes.distill.recovery import default_terms, freed
+from graphopt.pipeline import Pipeline
+from graphopt.prune import PREPARATION, Pruned, prune_graph
+from graphopt.registry import parse_passes
+from graphopt.report.terminal import console, print_rows
+from graphopt.runtime.run import open_graph
+from graphopt.training import Objective, Recipe, Task, Trainer
+
+METHODS = ("label-free", "heads alone", "labels", "both", "uniform+labels")
+_TEST_LIMIT = {"classification": 5000, "detection": 128}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, budget and way of training."""
+
+    network: str
+    macs: float
+    method: str
+    before: float
+    pruned: float
+    after: float
+    seconds: float
+
+
+class Samples:
+    """Inputs and labels in memory, as a training run wants them."""
+
+    def __init__(
+        self, name: str, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+    ) -> None:
+        self.name, self.images, self.labels = name, images, labels
+        self.what = "arrays"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {self.name: self.images[index], "label": self.labels[index]}
+
+
+class Bench:
+    """A network, its test images and its training images."""
+
+    def __init__(self, name: str, recipe: str) -> None:
+        what = NETWORKS[name]
+        self.name, self.task, self.recipe = name, what.task, recipe
+        loaded = load(ASSETS / "models" / f"{what.file}.onnx")
+        self.graph = Pipeline(parse_passes(PREPARATION)).run(loaded, strict=True).graph
+        data = (CIFAR, CIFAR) if what.task == "classification" else (COCO, COCO)
+        ends = (":test", ":train") if what.task == "classification" else ("/val2017", "/train2017")
+        self.test = self._images(data[0] + ends[0], _TEST_LIMIT[what.task])
+        self.metric = "top1" if what.task == "classification" else "ap"
+        self.before = self.score(self.graph)
+        self.samples = self._training(data[1] + ends[1])
+
+    def _images(self, source: str, limit: int | None) -> Evaluation:
+        what = NETWORKS[self.name]
+        return Evaluation.prepare(
+            self.graph,
+            Shuffled(open_examples(source, what.task)),
+            what.task,
+            decoder=what.decoder,
+            preprocess=what.preprocess,
+            limit=limit,
+            rules=Rules(score=0.005, iou=0.6),
+            keep=True,
+        )
+
+    def _training(self, source: str) -> Samples:
+        images, labels = [], []
+        for held, feeds in self._images(source, None).batches():
+            images.append(next(iter(feeds.values()))[: len(held)])
+            labels += [int(e.classes[0]) if len(e.classes) else 0 for e, _, _ in held]
+        name = self.graph.inputs[0].name
+        return Samples(name, np.concatenate(images), np.array(labels, np.int64))
+
+    def score(self, graph: Graph) -> float:
+        """Top-1 or AP in percent."""
+        return 100 * self.test.on(open_graph(graph, optimized=True, threads=1))[self.metric]
+
+    def pruned(self, macs: float, **options: Any) -> Pruned:
+        """The network with so many MACs left, compensated on training images."""
+        calibration = [self.samples.images[:256]]
+        chosen = {"macs": str(macs), "data": calibration, "batch": 32, **options}
+        return prune_graph(self.graph, preparation="", **chosen)
+
+    def trained(self, small: Pruned, method: str, epochs: float) -> tuple[Graph, float]:
+        """The pruned network after training, and the seconds that took."""
+        graph = small.graph.copy()
+        wanted = Recover(feature="none" if method == "heads alone" else "auto")
+        student = freed(graph)
+        view = to_fx(student)
+        example = torch.from_numpy(self.samples.images[:2])
+        objective: Objective = Task(nn.functional.cross_entropy)
+        model: nn.Module = view
+        if "labels" not in method:
+            task = nn.functional.cross_entropy if method == "both" else None
+            terms = default_terms(student, self.graph, small.plan, wanted)
+            made = Distillation(view, to_fx(freed(self.graph)), terms, example=example, task=task)
+            objective, model = made, made.student
+        names = (
+            [self.samples.name, "label"]
+            if method not in ("label-free", "heads alone")
+            else [self.samples.name]
+        )
+        recipe = Recipe.parse(self.recipe, epochs=epochs)
+        trainer = Trainer(model, objective, self.samples, names, recipe)
+        started = time.perf_counter()
+        trainer.run()
+        write_back(view, graph)
+        return graph, time.perf_counter() - started
+
+
+def main() -> None:
+    """Trains every network in every way and prints one row per network, budget and way."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="resnet8,resnet20")
+    parser.add_argument("--macs", default="0.7,0.5")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument(
+        "--recipe", default="batch=64 workers=0", help="see graphopt.training.Recipe"
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--load", type=Path, nargs="*", default=[], help="rows of earlier runs")
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    rows = [Row(**r) for path in options.load for r in json.loads(path.read_text())]
+    if not options.load:
+        rows = run(options, lambda done: _save(options.json, done))
+    columns, cells = table(rows)
+    print_rows(console(), columns, cells)
+    if options.markdown:
+        options.markdown.write_text(page(columns, cells), encoding="utf-8")
+
+
+def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[Row]:
+    """Every row, kept as soon as it is there."""
+    rows: list[Row] = []
+    for name in options.models.split(","):
+        bench = Bench(name, options.recipe)
+        for macs in (float(m) for m in options.macs.split(",")):
+            for method in options.methods.split(","):
+                if bench.task == "detection" and method in ("labels", "both", "uniform+labels"):
+                    continue
+                uniform = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
+                small = bench.pruned(macs, **(uniform if method == "uniform+labels" else {}))
+                after, seconds = bench.trained(small, method, options.epochs)
+                scores = bench.before, bench.score(small.graph), bench.score(after)
+                rows.append(Row(name, macs, method, *scores, seconds))
+                print(rows[-1], file=sys.stderr, flush=True)
+                keep(rows)
+    return rows
+
+
+def _save(path: Path | None, rows: list[Row]) -> None:
+    if path is not None:
+        path.write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
+
+
+def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of the printed table."""
+    columns = [
+        "network",
+        ">MACs left",
+        ">before",
+        "trained on",
+        ">pruned",
+        ">trained",
+        ">lost",
+        ">s",
+    ]
+    cells = [
+        [
+            r.network,
+            f"{r.macs:.0%}",
+            f"{r.before:.1f}",
+            r.method,
+            f"{r.pruned:.1f}",
+            f"{r.after:.1f}",
+            f"{r.before - r.after:.1f}",
+            f"{r.seconds:.0f}",
+        ]
+        for r in rows
+    ]
+    return columns, cells
+
+
+def page(columns: list[str], cells: list[list[str]]) -> str:
+    """The table as Markdown."""
+    head = [c.removeprefix(">") for c in columns]
+    line = ["---:" if c.startswith(">") else "---" for c in columns]
+    body = ["| " + " | ".join(row) + " |" for row in [head, line, *cells]]
+    text = (__doc__ or "").split("\n\n")
+    intro = "\n\n".join(part.strip("\n") for part in [text[0], *text[2:]])
+    return "\n".join(["# Recovery after pruning", "", intro, "", *body, ""])
+
+
+if __name__ == "__main__":
+    main()
