@@ -31,6 +31,7 @@ _FUSE = "graphopt.passes.fuse"
 PASSES: dict[str, str | type[Pass]] = {
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "prune": "graphopt.passes.prune.prune:Prune",
+    "regrow": "graphopt.passes.prune.regrow:Regrow",
     "recover": "graphopt.passes.distill.recover:Recover",
     "free-batch": f"{_SIMPLIFY}.free_batch:FreeBatch",
     "insert-batchnorm": "graphopt.passes.prune.insert_batchnorm:InsertBatchnorm",

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import onnx
 
+from graphopt.ir.contents import replace_contents
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, set_input
 from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
 from graphopt.ir.text import outline
@@ -70,7 +71,7 @@ class Simplify(Pass):
         new = from_proto(simplified, arrays)
         if outline(new) == text:
             return
-        _replace_contents(graph, new)
+        replace_contents(graph, new)
         after = Counter(n.op for n in graph.nodes)
         context.rewrote("graph", _difference(before, after) or "the same operators, rewired")
 
@@ -178,12 +179,6 @@ def _identity(tensor: Tensor) -> object:
     ):
         return id(tensor)
     return str(values.dtype), values.shape, values.tobytes()
-
-
-def _replace_contents(graph: Graph, new: Graph) -> None:
-    graph.nodes, graph.inputs, graph.outputs = new.nodes, new.inputs, new.outputs
-    graph.import_domains = new.import_domains
-    graph.forget_names()
 
 
 def _difference(before: Counter[str], after: Counter[str]) -> str:

@@ -1,0 +1,195 @@
+"""Puts the best removed channels back, with the weights they had last.
+
+    plan' = plan without the units that matter most,   W' = W of the teacher, with W[kept] = W of
+    the student
+
+Pruning judges channels once, and what training makes of the others shows who was missed. CHEX (Hou et
+al., CVPR 2022) alternates removing and regrowing; here a budget says how much may stand afterwards:
+
+    prune{macs=0.45}, recover{epochs=1}, regrow{macs=0.5}, recover{epochs=4}
+
+Blocks of `multiple` channels come back in the order of their importance, measured in the network
+before it was pruned, as a share of their layer's; what training has done to the others since is
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from graphopt.channels.groups import Channels
+from graphopt.channels.labels import Floats, Vector
+from graphopt.channels.plan import Plan
+from graphopt.channels.removal import remove
+from graphopt.errors import UsageError
+from graphopt.ir.contents import replace_contents
+from graphopt.ir.graph import Constant, Graph, Node, add_constant, set_input
+from graphopt.ir.shapes import infer_shapes
+from graphopt.pass_base import Changes, Context, Pass
+from graphopt.passes.prune.account import Account, Totals
+from graphopt.passes.prune.budget import Budget
+from graphopt.passes.prune.facts import group_map, groups_after, layer_widths
+
+
+@dataclass(frozen=True)
+class Regrow(Pass):
+    """y = conv2[:, kept](conv1[kept](x)) becomes y = conv2[:, kept + best](conv1[kept + best](x)).
+
+    Budgets say what may stand afterwards, as for `prune`. Not handled: a network that was pruned
+    twice since it last computed what the model computed, or whose constants were renamed since.
+    """
+
+    name: ClassVar[str] = "regrow"
+    numerics: ClassVar[Changes] = Changes("puts removed channels back")
+    after: ClassVar[dict[str, str]] = {"prune": "there is nothing to put back before"}
+
+    macs: str | None = None
+    parameters: str | None = None
+    bytes: str | None = None
+    activations: str | None = None
+    channels: str | None = None
+    importance: str = "fpgm"
+    multiple: int = 8
+    data: Any = None  # for importances that look at images
+    preprocess: str = ""
+    batch: int = 8
+
+    def run(self, graph: Graph, context: Context) -> None:
+        plan, teacher = context.known.get("plan"), context.teacher
+        if not isinstance(plan, Plan) or teacher is None:
+            raise UsageError("regrow puts back what `prune` removed: run prune before it")
+        full = widened(graph, plan, teacher)
+        channels = Channels(full, share=plan.share)
+        removed = plan.units(channels)
+        worth = self._scores(Channels(teacher.copy(), share=plan.share))
+        back = self._chosen(channels, removed, worth)
+        left = np.setdiff1d(removed, back)
+        context.facts["plan"] = smaller = Plan.removing(channels, left, settings=plan.settings)
+        context.facts["channels"] = layer_widths(channels, left)
+        context.facts["groups"] = group_map(channels, left)
+        if not len(back):
+            context.refused("graph", "no block of removed channels fits into the budget")
+            return
+        before = layer_widths(channels, removed)
+        remove(channels, left)
+        infer_shapes(full)
+        context.facts["plan"] = Plan(
+            **{**vars(smaller), "groups": groups_after(full, smaller), "before": plan.before}
+        )
+        replace_contents(graph, full)
+        for name, (_, after) in context.facts["channels"].items():
+            if after > before[name][1]:
+                context.rewrote(name, f"{before[name][1]} -> {after} channels")
+
+    def _scores(self, channels: Channels) -> Floats:
+        from graphopt.data import load_data
+        from graphopt.passes.analyze import scores
+
+        feeds = None
+        if self.data is not None:
+            feeds = load_data(
+                self.data, channels.graph, preprocess=self.preprocess, batch=self.batch
+            )
+        found: Floats = scores(channels, self.importance, data=feeds)
+        return found
+
+    def _chosen(self, channels: Channels, removed: Vector, worth: Floats) -> Vector:
+        """The units that come back: block by block while the budgets hold."""
+        account = Account(channels)
+        limits = self._limits(account)
+        left = removed
+        for block in _blocks(channels, removed, worth, self.multiple):
+            smaller = np.setdiff1d(left, block)
+            totals = account.without(smaller)
+            if all(totals.of(b.metric) <= b.limit for b in limits):
+                left = smaller
+        return np.setdiff1d(removed, left)
+
+    def _limits(self, account: Account) -> list[Budget]:
+        whole = account.without()
+        texts = {m: getattr(self, m, None) for m in Totals.metrics()}
+        found = [Budget.parse(m, t, whole) for m, t in texts.items() if t is not None]
+        if not found:
+            raise UsageError("regrow needs a budget, such as macs=0.5: what may stand afterwards")
+        return found
+
+
+def _blocks(channels: Channels, removed: Vector, worth: Floats, multiple: int) -> Iterator[Vector]:
+    """Removed units in blocks of one group each, the most important first."""
+    found: list[tuple[float, Vector]] = []
+    for group in channels.groups:
+        gone = np.intersect1d(group.units, removed)
+        if not len(gone):
+            continue
+        level = worth[group.units].mean() or 1.0
+        order = gone[np.argsort(-worth[gone], kind="stable")]
+        for start in range(0, len(order), multiple):
+            block = order[start : start + multiple]
+            found.append((float(worth[block].mean() / level), block))
+    for _, block in sorted(found, key=lambda pair: -pair[0]):
+        yield block
+
+
+# --- the student's weights in the teacher's places ------------------------------------------------
+
+
+def widened(student: Graph, plan: Plan, teacher: Graph) -> Graph:
+    """A copy of the teacher that holds the student's values wherever the student has any.
+
+    Raises:
+        UsageError: the student has lost a constant that the plan is about.
+    """
+    full = teacher.copy()
+    mine = {t.name: t.values for t in student.tensors().values() if isinstance(t, Constant)}
+    for tensor in full.tensors().values():
+        if not isinstance(tensor, Constant):
+            continue
+        values = mine.get(tensor.name)
+        if tensor.name in plan.keep:
+            if values is None:
+                raise UsageError(
+                    f"regrow: constant {tensor.name!r} is gone; run regrow before passes that merge "
+                    "or rename constants"
+                )
+            tensor.values = _scattered(tensor.values, values, plan.keep[tensor.name])
+        elif values is not None and values.shape == tensor.values.shape:
+            tensor.values = values
+    _add_biases(student, plan, full)
+    return full
+
+
+def _scattered(whole: Any, values: Any, keep: Any) -> Any:
+    """`whole` with `values` at the kept indices of every axis."""
+    at = [np.arange(n) for n in whole.shape]
+    for axis, kept in keep.items():
+        at[axis] = np.array(kept)
+    full = whole.copy()
+    full[np.ix_(*at)] = values
+    return full
+
+
+def _add_biases(student: Graph, plan: Plan, full: Graph) -> None:
+    """Biases that layers got since, to make up for what was removed."""
+    made = {n.outputs[0].name: n for n in full.nodes if n.outputs}
+    for node in student.nodes:
+        twin = made.get(node.outputs[0].name) if node.outputs else None
+        if twin is None or node.op not in ("Conv", "Gemm") or len(node.inputs) < 3:
+            continue
+        bias = node.inputs[2]
+        if len(twin.inputs) < 3 and isinstance(bias, Constant) and bias.values.ndim == 1:
+            set_input(twin, 2, add_constant(full, bias.name, _whole_bias(twin, bias.values, plan)))
+
+
+def _whole_bias(layer: Node, values: Any, plan: Plan) -> Any:
+    weight = layer.inputs[1]
+    axis = 0 if layer.op == "Conv" or layer.attrs.get("transB", 0) else 1
+    kept = plan.keep.get(weight.name, {}).get(axis)
+    if kept is None:
+        return values
+    whole = np.zeros(weight.values.shape[axis], values.dtype)
+    whole[list(kept)] = values
+    return whole
