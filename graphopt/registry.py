@@ -32,6 +32,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "prune": "graphopt.passes.prune.prune:Prune",
     "regrow": "graphopt.passes.prune.regrow:Regrow",
+    "exchange-backbone": "graphopt.passes.distill.exchange_backbone:ExchangeBackbone",
     "recover": "graphopt.passes.distill.recover:Recover",
     "free-batch": f"{_SIMPLIFY}.free_batch:FreeBatch",
     "insert-batchnorm": "graphopt.passes.prune.insert_batchnorm:InsertBatchnorm",

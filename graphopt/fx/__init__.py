@@ -7,8 +7,8 @@
 Everything here imports torch; nothing else of graphopt's core does.
 """
 
-from graphopt.fx.address import matching, tap, tensors
+from graphopt.fx.address import matching, parameters_before, tap, tensors
 from graphopt.fx.build import to_fx
 from graphopt.fx.write_back import write_back
 
-__all__ = ["matching", "tap", "tensors", "to_fx", "write_back"]
+__all__ = ["matching", "parameters_before", "tap", "tensors", "to_fx", "write_back"]

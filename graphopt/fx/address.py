@@ -33,6 +33,29 @@ def matching(view: fx.GraphModule, names: Sequence[str]) -> list[str]:
     return [t for t in known if t in found]
 
 
+def parameters_before(view: fx.GraphModule, name: str) -> set[str]:
+    """The names of the parameters that a tensor is computed from.
+
+    Raises:
+        UsageError: no tensor is called so.
+    """
+    (name,) = matching(view, [name])
+    owned = dict(view.named_parameters())
+    seen: set[fx.Node] = set()
+    found: set[str] = set()
+    stack = [tensors(view)[name]]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        target = str(node.target)
+        if node.op in ("get_attr", "call_module"):
+            found |= {n for n in owned if n == target or n.startswith(f"{target}.")}
+        stack += node.all_input_nodes
+    return found
+
+
 def tap(view: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
     """A module that returns `(outputs, {name: value})`, with the parameters of `view`.
 

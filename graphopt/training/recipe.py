@@ -18,7 +18,7 @@ _CHOICES = {
     "precision": ("no", "fp16", "bf16"),
     "on_bad": ("stop", "skip"),
 }
-_RATES = {"sgd": 0.01, "adamw": 1e-3}
+_RATES = {"sgd": 0.005, "adamw": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Recipe:
         epochs: passes over the data.
         batch: samples per step and process.
         optimizer: "sgd" (Nesterov) or "adamw".
-        lr: the highest learning rate; 0.01 for sgd and 0.001 for adamw if left out.
+        lr: the highest learning rate; 0.005 for sgd and 0.001 for adamw if left out.
         momentum: of sgd; the first beta of adamw.
         weight_decay: on weights of two and more dimensions only: not on BatchNorms and biases.
         schedule: of the learning rate after the warm-up: "cosine" and "linear" fall to `floor`, "step"

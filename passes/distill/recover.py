@@ -46,6 +46,8 @@ class Recover(Pass):
     head: str = "auto"  # a loss, see graphopt.passes.distill.losses
     feature: str = "auto"  # likewise; "none" for heads alone
     feature_weight: float = 1.0
+    stages: str = ""  # tensors separated by |: what leads to each is trained alone first; "known"
+    stage_epochs: float = 1.0  # for each of them
     folder: str = ""  # for checkpoints and logs; an interrupted run found there goes on
     device: str = "auto"
     evaluate: Any = None  # called with a Graph after every epoch: metrics by name
@@ -67,6 +69,7 @@ class Recover(Pass):
             self,
             plan=plan if isinstance(plan, Plan) else None,
             seed=context.seed,
+            known=context.known,
         )
         if self.preprocess:
             graph.metadata[METADATA] = self.preprocess  # whoever evaluates it needs it again

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import torch
 from graphopt.channels.plan import Plan
 from graphopt.data import Samples
 from graphopt.errors import UsageError
-from graphopt.fx import to_fx, write_back
+from graphopt.fx import parameters_before, to_fx, write_back
+from graphopt.fx.build import origin
 from graphopt.fx.support import check_supported
 from graphopt.ir.graph import Graph, rank_of
 from graphopt.pass_base import Context
@@ -43,6 +45,7 @@ def recover(
     *,
     plan: Plan | None,
     seed: int,
+    known: Mapping[str, Any] | None = None,
     hooks: Callable[[Any], Sequence[Hook]] = lambda _: (),
 ) -> tuple[History, list[str]]:
     """Trains the constants of `graph`, in place.
@@ -54,6 +57,7 @@ def recover(
         wanted: the options.
         plan: what the student lost of the teacher, where it was pruned.
         seed: of order, augmentation and dropout.
+        known: what earlier passes found out; a list of "stages" among it is trained first.
         hooks: given the view that is trained, makes what takes part in the run.
 
     Returns:
@@ -71,6 +75,8 @@ def recover(
     view, taught = to_fx(student), to_fx(freed(teacher))
     terms = default_terms(student, teacher, plan, wanted)
     example = _stacked(samples, student, min(_EXAMPLES, len(samples)))
+    for stage in stages_of(wanted, known):
+        _train_stage(view, taught, stage, samples, wanted, example, seed)
     distillation = Distillation(view, taught, terms, example=example)
     trainer = Trainer(
         distillation.student,
@@ -87,6 +93,53 @@ def recover(
     history = trainer.run()
     write_back(view, graph)
     return history, distillation.names
+
+
+def stages_of(wanted: Recover, known: Mapping[str, Any] | None) -> list[list[str]]:
+    """For every stage the tensor it ends at, behind those of the stages before it."""
+    text = wanted.stages.strip()
+    names = [n.strip() for n in text.split("|") if n.strip()]
+    if text == "known":
+        names = list((known or {}).get("stages", []))
+    return [names[: k + 1] for k in range(len(names))]
+
+
+def _train_stage(
+    view: Any,
+    taught: Any,
+    stage: list[str],
+    samples: Samples,
+    wanted: Recover,
+    example: tuple[torch.Tensor, ...],
+    seed: int,
+) -> None:
+    """Trains what leads to a stage's end and to none before it, on that tensor alone."""
+    end = stage[-1]
+    mine = parameters_before(view, end)
+    for earlier in stage[:-1]:
+        mine -= parameters_before(view, earlier)
+    held = {n: p.requires_grad for n, p in view.named_parameters()}
+    for name, parameter in view.named_parameters():
+        parameter.requires_grad_(held[name] and name in mine)
+    try:
+        terms = {(end, end): ["pkd", Term("hint", normalized=True)]}
+        distillation = Distillation(view, taught, terms, example=example)
+        recipe = Recipe.parse(wanted.recipe, epochs=wanted.stage_epochs, seed=seed)
+        recipe = dataclasses.replace(recipe, epochs=wanted.stage_epochs)
+        folder = Path(wanted.folder) / f"stage{len(stage)}" if wanted.folder else None
+        Trainer(
+            distillation.student,
+            distillation,
+            samples,
+            origin(view).inputs,
+            recipe,
+            folder=folder,
+            watch=wanted.watch,
+            device=wanted.device,
+        ).run()
+    finally:
+        for name, parameter in view.named_parameters():
+            parameter.requires_grad_(held[name])
 
 
 def default_terms(
