@@ -14,8 +14,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import venv
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environments import PACKAGES, python_of
 from benchmarks.models import ASSETS, CACHE
 from benchmarks.patterns import Pattern, patterns
 from benchmarks.prune_peers import TOLERANCE
@@ -46,10 +45,6 @@ from graphopt.samples import dim_choices, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "out" / "bench"
-PACKAGES = {
-    "torch-pruning": ["torch>=2.8,<2.14", "torch-pruning", "numpy", "onnx"],
-    "onnxsim": ["onnxsim==0.8.1", "onnxruntime>=1.20", "numpy"],
-}
 NETWORKS = (
     "yolov3-tiny", "yolov3", "yolov3-spp", "yolov4", "yolov3-mobilenetv3", "retinanet-r50-fpn",
     "resnet50", "mobilenetv2", "mobilenetv3-large",
@@ -212,7 +207,7 @@ def _answers(peer: str, jobs: Iterable[Answer]) -> Iterator[Answer]:
     waiting = list(jobs)
     while waiting:
         asked = "\n".join(json.dumps(j) for j in waiting)
-        command = [str(_python(peer)), "-m", "benchmarks.prune_peers", peer]
+        command = [str(python_of(peer)), "-m", "benchmarks.prune_peers", peer]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             command,
@@ -228,16 +223,6 @@ def _answers(peer: str, jobs: Iterable[Answer]) -> Iterator[Answer]:
         waiting = waiting[len(lines) :]
         if waiting:
             yield {"name": waiting.pop(0)["name"], "outcome": "crash", "detail": done.stderr[-160:]}
-
-
-def _python(peer: str) -> Path:
-    folder = BENCH / f"venv-{peer}"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "-q", *PACKAGES[peer]]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
 
 
 # --- the table --------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--markdown", type=Path, help="write the table as a page")
     options = parser.parse_args()
-    from benchmarks.prune_coverage import _python
+    from benchmarks.environments import python_of
 
     rows: list[list[str]] = []
     for name in [n for n in NETWORKS if options.only in n]:
         file = exported(name)
         row = {}
         for tool in options.tools.split(","):
-            python = Path(sys.executable) if tool == "graphopt" else _python(tool)
+            python = Path(sys.executable) if tool == "graphopt" else python_of(tool)
             row[tool] = measured(python, tool, name, file)
             print(name, tool, row[tool], file=sys.stderr)
         rows.append([name, f"{file.stat().st_size / 1e6:.0f}", *_cells(row)])

@@ -9,8 +9,9 @@ an axis follows from how many units of each group are left:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,20 +62,23 @@ class AxisTable:
             unit_of_label: the unit of each label.
             unit_count: how many units there are.
         """
-        # The labels are kept beside their number: the id of an array that is gone may be given out
-        # again.
-        distinct = {id(v): v for v in labels}
+        distinct = list({id(v): v for v in labels}.values())
+        bounds = np.cumsum([0, *map(len, distinct)])
+        every = unit_of_label[np.concatenate([np.zeros(0, np.int64), *distinct])]
+        losing = np.diff(np.append(0, np.cumsum(every != KEPT_UNIT))[bounds]) > 0
         numbers: dict[bytes, int] = {}
         found: list[Vector] = []
+        # The labels are kept beside their number: the id of an array that is gone may be given out
+        # again.
         self._numbers: dict[int, tuple[Vector, int | None]] = {}
-        for key, vector in distinct.items():
-            units = unit_of_label[vector]
+        for k, (vector, loses) in enumerate(zip(distinct, losing.tolist(), strict=True)):
             number = None
-            if units.size and units.max() != KEPT_UNIT:
+            if loses:
+                units = every[bounds[k] : bounds[k + 1]]
                 number = numbers.setdefault(units.tobytes(), len(found))
                 if number == len(found):
                     found.append(units)
-            self._numbers[key] = (vector, number)
+            self._numbers[id(vector)] = (vector, number)
         self._unit_count = unit_count
         self._which = np.repeat(np.arange(len(found)), [len(u) for u in found])
         self._units = np.concatenate([np.zeros(0, np.int64), *found])
@@ -97,9 +101,14 @@ class AxisTable:
 
     def lengths(self, alive: Mask) -> Floats:
         """How long every axis is when the units in `alive` are left."""
+        return self.lengths_of(self.left(alive))
+
+    def lengths_of(self, left: Floats | Sequence[int]) -> Floats:
+        """How long every axis is when so many units of every group are left."""
         axis, group, times = self._pairs
-        left = self.left(alive)
-        counts = np.bincount(axis, weights=times * left[group], minlength=len(self.axes))
+        counts = np.bincount(
+            axis, weights=times * np.asarray(left)[group], minlength=len(self.axes)
+        )
         return np.asarray(self._fixed + counts, np.float64)
 
     def _grouped(self, count: int) -> list[Group]:
@@ -109,8 +118,9 @@ class AxisTable:
         marks = np.zeros(self._unit_count, np.uint64)
         free = self._units != KEPT_UNIT
         np.add.at(marks, self._units[free], random[self._which[free]])
-        _, first, which = np.unique(marks, return_index=True, return_inverse=True)
-        rank = np.argsort(np.argsort(first))[which.reshape(-1)]
+        start, length = _runs(marks)
+        _, first, which = np.unique(marks[start], return_index=True, return_inverse=True)
+        rank = np.repeat(np.argsort(np.argsort(first))[which.reshape(-1)], length)
         order = np.argsort(rank, kind="stable")
         bounds = np.searchsorted(rank[order], np.arange(len(first) + 1))
         return [
@@ -122,7 +132,9 @@ class AxisTable:
         self._fixed = np.bincount(self._which[~free], minlength=len(found))
         count = max(len(self.groups), 1)
         keys = self._which[free] * count + self.group_of_unit[self._units[free]]
-        pairs, elements = np.unique(keys, return_counts=True)
+        start, length = _runs(keys)
+        pairs, run = np.unique(keys[start], return_inverse=True)
+        elements = np.bincount(run.reshape(-1), length, len(pairs)).astype(np.int64)
         axis, group = pairs // count, pairs % count
         sizes = np.array([g.size for g in self.groups], np.int64)
         times = elements // sizes[group] if len(group) else elements
@@ -132,3 +144,9 @@ class AxisTable:
             on[a].append((g, t))
         fixed = self._fixed.tolist()
         return [UnitAxis(i, u, fixed[i], tuple(on[i])) for i, u in enumerate(found)]
+
+
+def _runs(values: np.ndarray[Any, Any]) -> tuple[Vector, Vector]:
+    """Where stretches of equal values start, and how long they are."""
+    start = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    return start, np.diff(np.append(start, len(values)))

@@ -69,6 +69,7 @@ class Channels:
         self._unit_of_label, self.unit_count = self._number_units()
         vectors = (v for *_, axes in self.sweep.tensors() for _, v in vectors_of(axes))
         self.axes = AxisTable(vectors, self._unit_of_label, self.unit_count)
+        self._losing: dict[tuple[int, int, int], list[tuple[int, UnitAxis]]] = {}
 
     def of(self, twin: Graph) -> Channels:
         """The same analysis of a copy of the graph."""
@@ -105,10 +106,11 @@ class Channels:
         """Every axis of a constant that can lose elements."""
         places: dict[tuple[int, int], list[tuple[Tensor, Node, UnitAxis | None]]]
         places = defaultdict(list)
-        for tensor, reader, _, axes in self.sweep.tensors():
+        for tensor, reader, index, axes in self.sweep.tensors():
             if isinstance(tensor, Constant):
-                for axis, vector in vectors_of(axes):
-                    places[id(tensor), axis].append((tensor, reader, self.axis_of(vector)))
+                losing = dict(self.losing(tensor, reader, index))
+                for axis, _ in vectors_of(axes):
+                    places[id(tensor), axis].append((tensor, reader, losing.get(axis)))
         found: list[Member] = []
         for (_, axis), read in places.items():
             together = all(each is read[0][2] for _, _, each in read)
@@ -131,6 +133,17 @@ class Channels:
     def axis_of(self, labels: Vector) -> UnitAxis | None:
         """The axis with the labels of a tensor's axis, or None when it loses nothing."""
         return self.axes.of(labels)
+
+    def losing(
+        self, tensor: Tensor, reader: Node = None, index: int = 0
+    ) -> list[tuple[int, UnitAxis]]:
+        """The axes of a tensor, as `reader` sees it in input `index`, that can lose elements."""
+        key = self.sweep.key(tensor, reader, index)
+        if key not in self._losing:
+            labelled = vectors_of(self.sweep.axes(tensor, reader, index) or [])
+            found = ((axis, self.axis_of(vector)) for axis, vector in labelled)
+            self._losing[key] = [(axis, each) for axis, each in found if each is not None]
+        return self._losing[key]
 
     def groups_on(self, units: Vector) -> list[int]:
         """The groups that units along an axis belong to, ascending."""

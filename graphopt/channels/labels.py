@@ -33,6 +33,7 @@ class Labels:
     def __init__(self) -> None:
         self._parent: Vector = np.zeros(1024, np.int64)
         self._count = 1  # label 0 is KEPT
+        self._united = 0  # no label above this one was ever united
         self.frozen: list[tuple[Vector, Reason]] = []
         self.unions: list[tuple[Vector, str]] = []
 
@@ -54,30 +55,51 @@ class Labels:
         """The representative of each label's union (0 stays 0)."""
         roots = self._parent[vector]
         above = self._parent[roots]
-        if (above == roots).all():
+        if not np.count_nonzero(above != roots):
             return roots
-        while not (above == roots).all():
+        while np.count_nonzero(above != roots):
             roots, above = above, self._parent[above]
         self._parent[vector] = roots
         return roots
 
     def unite(self, a: Vector, b: Vector, where: str) -> None:
         """Makes a[i] and b[i] one for every i; what meets KEPT is frozen."""
-        if not (a.all() and b.all()):
+        if self._adopt(a, b):
+            self.unions.append((a, where))
+            return
+        both = np.concatenate([a, b])
+        if np.count_nonzero(both) < len(both):
             a, b = self._without_kept(a, b, where)
+            both = np.concatenate([a, b])
+        self._united = max(self._united, int(both.max(initial=0)))
         merged = False
         while True:
-            ra, rb = self.find(a), self.find(b)
-            apart = ra != rb
-            if not apart.any():
+            roots = self.find(both)
+            ra, rb = roots[: len(a)], roots[len(a) :]
+            apart = np.flatnonzero(ra != rb)
+            if not len(apart):
                 break
             merged = True
             high, low = np.maximum(ra, rb)[apart], np.minimum(ra, rb)[apart]
             np.minimum.at(self._parent, high, low)
-            if (self._parent[high] == low).all():
+            if not np.count_nonzero(self._parent[high] != low):
                 break  # none of the higher ones met two others
         if merged:
             self.unions.append((a, where))
+
+    def _adopt(self, a: Vector, b: Vector) -> bool:
+        """Puts the labels of a weight that is met for the first time under those it meets.
+
+        That is nearly every union. False when `b` is anything else: then nothing is done.
+        """
+        if not len(b) or b[0] <= self._united or np.count_nonzero(b[1:] <= b[:-1]):
+            return False
+        roots = self.find(a)
+        if np.count_nonzero(roots) < len(roots) or np.count_nonzero(roots >= b):
+            return False
+        self._parent[b] = roots
+        self._united = int(b[-1])
+        return True
 
     def _without_kept(self, a: Vector, b: Vector, where: str) -> tuple[Vector, Vector]:
         """The pairs of two labels that can go; what meets KEPT is frozen."""

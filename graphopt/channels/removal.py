@@ -51,24 +51,25 @@ class _Removal:
         sweep(self._graph)
 
     def _kept(self, tensor: Tensor, reader: Node, index: int, axis: int) -> Mask | None:
-        axes = self._sweep.axes(tensor, reader, index)
-        vector = None if axes is None else axes[axis]
-        found = None if vector is None else self._channels.axis_of(vector)
-        return None if found is None else self._kept_on[found.index]
+        return self._masks(tensor, reader, index)[axis]
+
+    def _masks(self, tensor: Tensor, reader: Node = None, index: int = 0) -> list[Mask | None]:
+        """What stays of every axis of a tensor; None where all does."""
+        masks: list[Mask | None] = [None] * len(tensor.shape or ())
+        for axis, found in self._channels.losing(tensor, reader, index):
+            masks[axis] = self._kept_on[found.index]
+        return masks
 
     def _loses(self, node: Node) -> bool:
-        inputs = [(t, node, i) for i, t in enumerate(node.inputs)]
-        outputs = [(t, None, 0) for t in node.outputs]
-        return any(
-            self._kept(tensor, reader, index, axis) is not None
-            for tensor, reader, index in [*inputs, *outputs]
-            for axis in range(len(tensor.shape or []))
-        )
+        read = [self._channels.losing(t, node, i) for i, t in enumerate(node.inputs)]
+        made = [self._channels.losing(t) for t in node.outputs]
+        axes = (axis for losing in [*read, *made] for _, axis in losing)
+        return any(self._kept_on[axis.index] is not None for axis in axes)
 
     def _slice_all(self) -> None:
         uses: dict[int, list[_Use]] = defaultdict(list)
-        for tensor, reader, index, axes in list(self._sweep.tensors()):
-            masks = [self._kept(tensor, reader, index, a) for a in range(len(axes))]
+        for tensor, reader, index, _ in list(self._sweep.tensors()):
+            masks = self._masks(tensor, reader, index)
             if isinstance(tensor, Constant):
                 uses[id(tensor)].append(_Use(tensor, reader, index, masks))
             elif any(m is not None for m in masks):
@@ -78,18 +79,20 @@ class _Removal:
 
     def _slice(self, uses: list[_Use]) -> None:
         """One constant for all places that keep the same of it; the first of them has its name."""
+        if all(use.is_whole for use in uses):
+            return
         tensor = uses[0].tensor
         alike: dict[bytes, list[_Use]] = defaultdict(list)
         for use in uses:
             alike[use.key if len(uses) > 1 else b""].append(use)
-        if len(alike) == 1 and (uses[0].is_whole or id(tensor) not in self._inside):
-            tensor.values = _sliced(tensor.values, uses[0].masks)
+        if len(alike) == 1 and id(tensor) not in self._inside:
+            tensor.values = _cut(tensor.values, uses[0].masks)
             return
         for same in alike.values():
             if same[0].is_whole:
                 continue  # goes on reading the old constant
             name = self._graph.fresh_name(tensor.name)
-            copy = Constant(name, _sliced(tensor.values, same[0].masks))
+            copy = Constant(name, _cut(tensor.values, same[0].masks))
             for use in same:
                 use.reader.inputs[use.index] = copy
 
@@ -129,24 +132,38 @@ def _shape_after(tensor: Tensor, masks: list[Mask | None]) -> list[Any]:
     ]
 
 
-def _sliced(values: Any, masks: list[Mask | None]) -> Any:
-    """The kept elements; a transposed array is cut as it lies in memory, which is much faster."""
+def _cut(values: Any, masks: list[Mask | None]) -> Any:
+    """The kept elements; a transposed array stays one and is cut as it lies in memory."""
     if values.flags.f_contiguous and not values.flags.c_contiguous:
-        return np.ascontiguousarray(_sliced(values.T, masks[::-1]).T)
-    if sum(m is not None for m in masks) > 1 and masks[0] is not None:
-        return _sliced_in_blocks(values, masks[0], masks)
-    for axis, mask in enumerate(masks):
-        if mask is not None:
-            values = values.take(np.flatnonzero(mask), axis=axis)
-    return np.ascontiguousarray(values)
+        return _sliced(values.T, masks[::-1]).T
+    return _sliced(values, masks)
 
 
-def _sliced_in_blocks(values: Any, first: Mask, masks: list[Mask | None]) -> Any:
+def _sliced(values: Any, masks: list[Mask | None]) -> Any:
+    """The kept elements, in row order."""
+    values = np.ascontiguousarray(values)
+    cuts = [(axis, np.flatnonzero(m)) for axis, m in enumerate(masks) if m is not None]
+    if len(cuts) > 1 and cuts[0][0] == 0:
+        return _sliced_in_blocks(values, cuts[0][1], cuts[1:])
+    for axis, places in cuts:
+        values = values.take(places, axis=axis)
+    return values
+
+
+def _sliced_in_blocks(values: Any, rows: Vector, cuts: list[tuple[int, Vector]]) -> Any:
     """Some rows at a time: what lies between two cuts stays in the processor's cache."""
-    rows = np.flatnonzero(first)
-    found = np.empty([len(rows), *_shape_after(values, masks)[1:]], values.dtype)
-    count = max(1, _BLOCK_BYTES // max(1, values[0].nbytes))
+    *others, (last, places_last) = cuts
+    count = max(1, min(len(rows), _BLOCK_BYTES // max(1, values[0].nbytes)))
+    shape = [len(rows), *values.shape[1:]]
+    block = np.empty([count, *shape[1:]], values.dtype)
+    for axis, places in cuts:
+        shape[axis] = len(places)
+    found = np.empty(shape, values.dtype)
     for start in range(0, len(rows), count):
-        block = values.take(rows[start : start + count], axis=0)
-        found[start : start + count] = _sliced(block, [None, *masks[1:]])
+        some = rows[start : start + count]
+        # With "raise" numpy would write to a copy of the output first.
+        part = values.take(some, axis=0, out=block[: len(some)], mode="clip")
+        for axis, places in others:
+            part = part.take(places, axis=axis)
+        part.take(places_last, axis=last, out=found[start : start + len(some)], mode="clip")
     return found

@@ -64,7 +64,7 @@ class Sweep:
 
     def key(self, tensor: Tensor, reader: Node, index: int) -> tuple[int, int, int]:
         """What tells tensors apart: a constant with copies is another one in every place."""
-        if reader is not None and self.is_copied(tensor):
+        if reader is not None and id(tensor) in self._copied:
             return id(tensor), id(reader), index
         return id(tensor), 0, 0
 
@@ -117,11 +117,12 @@ class Sweep:
         return self._axes[key]
 
     def _first_labels(self, tensor: Tensor) -> Axes | None:
-        if tensor.shape is None or not isinstance(tensor, Constant):
+        if not isinstance(tensor, Constant):
             return None
-        if tensor.dtype in (np.int64, np.int32) and len(tensor.shape) < 2:
+        shape, dtype = tensor.shape, tensor.dtype
+        if len(shape) < 2 and dtype.kind == "i" and dtype.itemsize in (4, 8):
             return None  # shapes, bounds and indices: the rules rewrite them
-        return [self.labels.fresh(d) if d > 1 else None for d in tensor.shape]
+        return [self.labels.fresh(d) if d > 1 else None for d in shape]
 
     def _freeze_inside(self, node: Node) -> None:
         reason = Reason(node.name or node.op, "is read inside a subgraph")
@@ -169,9 +170,11 @@ class Sweep:
         seen: set[tuple[int, int, int]] = set()
         for node in self.graph.nodes:
             for i, tensor in enumerate(node.inputs):
+                if not isinstance(tensor, Constant):
+                    continue
                 key = self.key(tensor, node, i)
                 axes = self._axes.get(key)
-                if axes is not None and key not in seen and isinstance(tensor, Constant):
+                if axes is not None and key not in seen:
                     seen.add(key)
                     yield tensor, node if self.is_copied(tensor) else None, i, axes
             for tensor in node.outputs:

@@ -93,6 +93,10 @@ class View:
         labelled = self._inputs[index] or [None] * len(dims)
         return [d if v is None else v.size for d, v in zip(dims, labelled, strict=True)]
 
+    def rank(self, index: int) -> int:
+        """How many axes input `index` has."""
+        return len(self._inputs[index] or _dims(input_of(self.node, index)))
+
     def out_dims(self, index: int = 0) -> list[Any]:
         """The dimensions of output `index`."""
         return _dims(self.node.outputs[index])
@@ -133,7 +137,7 @@ class View:
 
     def take_all(self, index: int) -> Axes:
         """The labels of every axis of an input."""
-        return [self.take(index, a) for a in range(len(self.dims(index)))]
+        return [self.take(index, a) for a in range(self.rank(index))]
 
     def fresh(self, count: int) -> Vector:
         """Labels of channels that come into being here."""
@@ -150,7 +154,9 @@ class View:
         for each in others:
             if first is not None and each.shape != first.shape:
                 raise DenyError(f"sizes {first.size} and {each.size} meet")
-        if others:
+        if first is not None and len(others) == 1:
+            self._findings.labels.unite(first, others[0], self.where)
+        elif others:
             all_of_first = np.concatenate([first] * len(others))
             self._findings.labels.unite(all_of_first, np.concatenate(others), self.where)
         return first
@@ -183,16 +189,15 @@ class View:
     def contract(self, index: int, axis: int, vector: Axis) -> None:
         """The node sums over this axis of input `index`."""
         if vector is not None:
-            rank = len(self.dims(index))
-            found = Contraction(self.node, index, axis % rank, vector)
+            found = Contraction(self.node, index, axis % self.rank(index), vector)
             self._findings.contractions.append(found)
 
     def site(self, role: str, index: int, axis: int) -> None:
         """Input `index` carries a parameter of this role along `axis`."""
         vector = self.look(index, axis) if self.has(index) else None
         if vector is not None:
-            rank = len(self._inputs[index] or [])
-            self._findings.sites.append(Site(self.node, role, index, axis % rank, vector))
+            found = Site(self.node, role, index, axis % self.rank(index), vector)
+            self._findings.sites.append(found)
 
     def choose(self, ways: int) -> tuple[int, Callable[[Vector], None]]:
         """One of several right ways; the sweep tries another when what depends on it is stuck.
@@ -210,10 +215,10 @@ class View:
 
     def close(self) -> None:
         """Freezes what the rule did not answer for; denies where it forgot an output."""
-        if any(self.look(*place) is not None for place in self._taken):
-            forgotten = [k for k, t in enumerate(self.node.outputs) if k not in self.outputs]
-            if any(not self.node.outputs[k].is_empty() for k in forgotten):
-                raise DenyError(f"has an output that cannot be followed (number {forgotten[0]})")
+        forgotten = [k for k in range(len(self.node.outputs)) if k not in self.outputs]
+        missing = any(not self.node.outputs[k].is_empty() for k in forgotten)
+        if missing and any(self.look(*place) is not None for place in self._taken):
+            raise DenyError(f"has an output that cannot be followed (number {forgotten[0]})")
         for index, axes in enumerate(self._inputs):
             for axis, vector in enumerate(axes or []):
                 if vector is not None and (index, axis) not in self._taken:

@@ -40,13 +40,12 @@ class Cost:
 def cost_of(graph: Graph) -> Cost:
     """The totals of the graph."""
     constants = _constants(graph)
-    rows = [node_cost(n) for n in graph.nodes]
     return Cost(
         nodes=len(graph.nodes),
         parameters=sum(parameters_of(c) for c in constants),
-        macs=sum(r.macs for r in rows),
+        macs=sum(_macs(n) for n in graph.nodes),
         weight_bytes=sum(int(c.values.nbytes) for c in constants),
-        activation_bytes=sum(r.activation_bytes for r in rows),
+        activation_bytes=sum(_bytes(t) for n in graph.nodes for t in n.outputs),
     )
 
 
@@ -65,14 +64,17 @@ def node_cost(node: Node) -> NodeCost:
 
 
 def _constants(graph: Graph) -> list[Tensor]:
-    return [t for t in graph.tensors().values() if isinstance(t, Constant)]
+    read = (t for n in graph.nodes for t in n.inputs)
+    given = [*graph.inputs, *graph.outputs]
+    return list({t.name: t for t in [*given, *read] if isinstance(t, Constant) and t.name}.values())
 
 
 def parameters_of(constant: Tensor) -> int:
     """The parameters a constant holds."""
+    values = constant.values
     # Integer constants are shapes, axes and indices; quantized weights are 8 bits or fewer.
-    is_index = constant.values.dtype.kind in "iub" and constant.values.dtype.itemsize >= 4
-    return 0 if is_index else int(constant.values.size)
+    is_index = values.dtype.kind in "iub" and values.dtype.itemsize >= 4
+    return 0 if is_index else int(values.size)
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -84,7 +86,7 @@ def _bytes(tensor: Tensor) -> int:
 def _volume(tensor: Tensor | None) -> int:
     if tensor is None or tensor.shape is None:
         return 0
-    return math.prod(_dim(d) for d in tensor.shape)
+    return math.prod([d for d in tensor.shape if isinstance(d, int)])
 
 
 # --- MACs as a product of dimensions ----------------------------------------------------------

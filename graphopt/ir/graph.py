@@ -9,11 +9,13 @@ Constant values are shared between copies of a graph: give a constant a new arra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
+
+from graphopt.ir.copies import copied_node, copied_tensors
 
 # graphsurgeon ships no types, and a node that was matched by operator is known not to be None:
 # functions that may find none say so in their docstring.
@@ -37,17 +39,32 @@ class Graph(gs.Graph):
         self._names: set[str] | None = None
         self._inner: dict[int, Node] | None = None
 
-    def copy(self, tensor_map: Any = None) -> Graph:
-        """A copy with its own nodes and tensors; constant values are shared."""
-        twin = super().copy(tensor_map)
-        twin.__class__ = Graph
-        twin.metadata, twin.header = dict(self.metadata), dict(self.header)
-        twin.producer_name = self.producer_name
-        twin.producer_version = self.producer_version
-        twin.forget_names()
-        for old, new in zip(self.nodes, twin.nodes, strict=True):
-            _copy_types([*old.inputs, *old.outputs], [*new.inputs, *new.outputs])
-        _copy_types([*self.inputs, *self.outputs], [*twin.inputs, *twin.outputs])
+    def copy(self, tensor_map: Mapping[str, Tensor] | None = None) -> Graph:
+        """A copy with its own nodes and tensors; constant values are shared.
+
+        Args:
+            tensor_map: for a subgraph, the copies of tensors outside it, by name.
+        """
+        copies = copied_tensors(self, tensor_map or {})
+
+        def copied(tensors: Iterable[Tensor]) -> list[Tensor]:
+            return [copies[t.name] if t.name else Variable.empty() for t in tensors]
+
+        twin = Graph(
+            nodes=[copied_node(n, copied(n.inputs), copied(n.outputs), copies) for n in self.nodes],
+            inputs=copied(self.inputs),
+            outputs=copied(self.outputs),
+            name=self.name,
+            doc_string=self.doc_string,
+            opset=self.opset,
+            import_domains=self.import_domains,
+            producer_name=self.producer_name,
+            producer_version=self.producer_version,
+            functions=self.functions,
+            ir_version=self.ir_version,
+            metadata=self.metadata,
+        )
+        twin.header = dict(self.header)
         _share_constants(twin)
         return twin
 
@@ -72,13 +89,6 @@ class Graph(gs.Graph):
     def forget_names(self) -> None:
         """Makes `fresh_name` and `is_inner` look at the graph again (after an edit from outside)."""
         self._names, self._inner = None, None
-
-
-def _copy_types(old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
-    # graphsurgeon makes tensors of sequences and sparse tensors.
-    for one, other in zip(old, new, strict=True):
-        if isinstance(one, Variable):
-            other.type = one.type
 
 
 def _share_constants(graph: gs.Graph) -> None:
@@ -310,13 +320,14 @@ def sweep(graph: gs.Graph) -> None:
             sub.nodes = _sorted(sub.nodes)
 
 
-def outer_inputs(node: Node) -> Iterator[Tensor]:
+def outer_inputs(node: Node) -> list[Tensor]:
     """Every tensor the node needs, its subgraphs' readings of outer tensors included."""
-    yield from node.inputs
+    found = list(node.inputs)
     for sub in subgraphs(node):
-        yield from sub.outputs
+        found += sub.outputs
         for inner in sub.nodes:
-            yield from outer_inputs(inner)
+            found += outer_inputs(inner)
+    return found
 
 
 def _live_nodes(graph: gs.Graph) -> set[int]:
@@ -327,13 +338,16 @@ def _live_nodes(graph: gs.Graph) -> set[int]:
         if id(node) in live:
             continue
         live.add(id(node))
-        stack.extend(p for t in outer_inputs(node) for p in t.inputs)
+        for tensor in outer_inputs(node):
+            stack += tensor.inputs
     return live
 
 
 def _sorted(nodes: Iterable[Node]) -> list[Node]:
     order = list(nodes)
     local = {id(n) for n in order}
+    if _is_sorted(order, local):
+        return order
     done: set[int] = set()
     result: list[Node] = []
     for root in order:
@@ -349,6 +363,17 @@ def _sorted(nodes: Iterable[Node]) -> list[Node]:
             done.add(id(following))
             stack.append((following, iter(_producers(following, local))))
     return result
+
+
+def _is_sorted(order: Sequence[Node], local: set[int]) -> bool:
+    waiting = local.copy()
+    for node in order:
+        for tensor in outer_inputs(node):
+            for maker in tensor.inputs:
+                if id(maker) in waiting:
+                    return False
+        waiting.discard(id(node))
+    return True
 
 
 def _producers(node: Node, local: set[int]) -> list[Node]:

@@ -7,13 +7,15 @@ work on hollow protos, so that weights are never copied and models over protobuf
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
 from onnx_graphsurgeon.logger.logger import G_LOGGER, LoggerSuppress
 
 from graphopt.ir.graph import Constant, Graph, Variable, subgraphs
@@ -26,6 +28,10 @@ HOLLOW_BYTES = 4096
 _HOLLOW_LOCATION = "held-in-memory"
 # Sub-byte types are packed and strings have no fixed size: they are always written inline.
 _HOLLOW_KINDS = "fiu"
+# Types whose bytes in memory are their bytes in a file.
+_PLAIN = frozenset(
+    map(np.dtype, ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"))
+)
 _SILENT = G_LOGGER.CRITICAL + 1
 _HEADER = ("doc_string", "domain", "model_version")
 
@@ -33,14 +39,14 @@ _HEADER = ("doc_string", "domain", "model_version")
 def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph as a ModelProto, and the arrays left out of it (none unless `hollow`)."""
     arrays: dict[str, Any] = {}
-    model = onnx.helper.make_model(
-        _graph_proto(graph, arrays if hollow else None),
-        opset_imports=_opset_imports(graph),
+    model = onnx.ModelProto(
+        opset_import=_opset_imports(graph),
         producer_name=graph.producer_name,
         producer_version=graph.producer_version,
         ir_version=graph.ir_version or 10,
         **graph.header,
     )
+    _write_graph(graph, model.graph, arrays if hollow else None)
     onnx.helper.set_model_props(model, dict(sorted(graph.metadata.items())))
     return model, arrays
 
@@ -74,8 +80,7 @@ def is_hollow(array: np.ndarray[Any, Any]) -> bool:
 
 def hollow_tensor(name: str, array: np.ndarray[Any, Any]) -> onnx.TensorProto:
     """A TensorProto that has the type and shape of `array` and none of its bytes."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=_type_number(array.dtype))
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", _HOLLOW_LOCATION), ("length", str(array.nbytes))):
         tensor.external_data.add(key=key, value=value)
@@ -95,18 +100,16 @@ def hollow_out(model: onnx.ModelProto) -> dict[str, Any]:
     return arrays
 
 
-def without_data(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A hollow proto with its missing constants turned into inputs: what onnx's checker can read."""
-    shell = onnx.ModelProto()
-    shell.CopyFrom(model)
-    missing = [t for t in shell.graph.initializer if _is_hollow_tensor(t)]
-    kept = [t for t in shell.graph.initializer if not _is_hollow_tensor(t)]
-    del shell.graph.initializer[:]
-    shell.graph.initializer.extend(kept)
-    for tensor in missing:
-        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        shell.graph.input.append(info)
-    return shell
+def drop_data(model: onnx.ModelProto) -> None:
+    """Turns the missing constants of a hollow proto into inputs: what onnx's checker can read."""
+    constants = model.graph.initializer
+    kept = [t for t in constants if not _is_hollow_tensor(t)]
+    for tensor in constants:
+        if _is_hollow_tensor(tensor):
+            info = model.graph.input.add(name=tensor.name)
+            _write_type(info.type.tensor_type, tensor.data_type, tensor.dims)
+    del constants[:]
+    constants.extend(kept)
 
 
 def _is_hollow_tensor(tensor: onnx.TensorProto) -> bool:
@@ -166,21 +169,21 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _graph_proto(graph: Graph, arrays: dict[str, Any] | None) -> onnx.GraphProto:
+def _write_graph(graph: Graph, proto: onnx.GraphProto, arrays: dict[str, Any] | None) -> None:
+    """Fills in the proto in place: what is made elsewhere is copied when it is put in."""
     boundary = {t.name for t in [*graph.inputs, *graph.outputs]}
     # Subgraphs read constants of the main graph; graphsurgeon would write each of them again there.
     constants = {t.name: t for t in _input_constants(graph)}
-    made = [t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary]
-    nodes = [_node_proto(n) for n in graph.nodes]
-    return onnx.helper.make_graph(
-        nodes=nodes,
-        name=graph.name,
-        inputs=[_value_info(t) for t in graph.inputs],
-        outputs=[_value_info(t) for t in graph.outputs],
-        initializer=[_initializer(t, arrays) for t in constants.values()],
-        doc_string=graph.doc_string,
-        value_info=[_value_info(t) for t in made if t.dtype is not None],
-    )
+    proto.name = graph.name
+    if graph.doc_string:
+        proto.doc_string = graph.doc_string
+    for node in graph.nodes:
+        _write_node(node, proto.node.add())
+    proto.input.extend(_value_info(t) for t in graph.inputs)
+    proto.output.extend(_value_info(t) for t in graph.outputs)
+    proto.initializer.extend(_initializer(t, arrays) for t in constants.values())
+    made = (t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary)
+    proto.value_info.extend(_value_info(t) for t in made if t.dtype is not None)
 
 
 def _input_constants(graph: gs.Graph) -> Iterator[Any]:
@@ -193,19 +196,18 @@ def _input_constants(graph: gs.Graph) -> Iterator[Any]:
             yield from _input_constants(sub)
 
 
-def _node_proto(node: Any) -> onnx.NodeProto:
+def _write_node(node: Any, proto: onnx.NodeProto) -> None:
     """As graphsurgeon writes it; plain numbers without its long way round."""
-    proto = onnx.helper.make_node(
-        node.op,
-        inputs=[t.name for t in node.inputs],
-        outputs=[t.name for t in node.outputs],
-        name=node.name,
-        domain=node.domain,
-    )
+    proto.op_type = node.op
+    proto.input.extend(t.name for t in node.inputs)
+    proto.output.extend(t.name for t in node.outputs)
+    if node.name:
+        proto.name = node.name
+    if node.domain is not None:
+        proto.domain = node.domain
     proto.attribute.extend(_attribute(name, value) for name, value in node.attrs.items())
     if subgraphs(node):
         _drop_initializers(proto)
-    return proto
 
 
 def _attribute(name: str, value: Any) -> onnx.AttributeProto:
@@ -228,15 +230,43 @@ def _drop_initializers(node: onnx.NodeProto) -> None:
 
 
 def _value_info(tensor: Any) -> onnx.ValueInfoProto:
-    return OnnxExporter.export_value_info_proto(tensor, False)
+    """As graphsurgeon writes it; plain tensors without its long way round."""
+    if tensor.dtype is None or (isinstance(tensor, Variable) and tensor.type != "tensor_type"):
+        return OnnxExporter.export_value_info_proto(tensor, False)
+    info = onnx.ValueInfoProto(name=tensor.name)
+    _write_type(info.type.tensor_type, _type_number(tensor.dtype), tensor.shape)
+    return info
+
+
+def _write_type(kind: onnx.TypeProto.Tensor, number: int, dims: Any) -> None:
+    kind.elem_type = number
+    if dims is None:
+        return
+    kind.shape.SetInParent()  # a scalar has a shape without dimensions
+    for dim in dims:
+        written = kind.shape.dim.add()
+        if isinstance(dim, int):
+            written.dim_value = dim
+        elif dim is not None:
+            written.dim_param = dim
+
+
+@cache
+def _type_number(dtype: Any) -> int:
+    return int(dtype_to_onnx(dtype))
 
 
 def _initializer(tensor: Any, arrays: dict[str, Any] | None) -> onnx.TensorProto:
-    values = tensor.values
+    name, values = tensor.name, tensor.values
     if arrays is not None and is_hollow(values):
-        arrays[tensor.name] = values
-        return hollow_tensor(tensor.name, values)
-    return onnx.numpy_helper.from_array(values, tensor.name)
+        arrays[name] = values
+        return hollow_tensor(name, values)
+    if values.dtype not in _PLAIN or sys.byteorder != "little":
+        return onnx.numpy_helper.from_array(values, name)
+    number = _type_number(values.dtype)
+    return onnx.TensorProto(
+        name=name, dims=values.shape, data_type=number, raw_data=values.tobytes()
+    )
 
 
 def _opset_imports(graph: Graph) -> list[onnx.OperatorSetIdProto]:

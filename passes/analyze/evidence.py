@@ -71,11 +71,12 @@ class Evidence:
 
         Units that have nothing on the side asked for are judged by the other one.
         """
-        outputs, inputs = self.parameters("output"), self.parameters("input")
         if sides == "both":
-            return outputs + inputs
-        first, second = (outputs, inputs) if sides == "output" else (inputs, outputs)
-        return first + places.only_units(second, self._not_in(first))
+            return self.parameters("output") + self.parameters("input")
+        other = "input" if sides == "output" else "output"
+        first = self.parameters(sides)
+        missing = self._not_in(first)
+        return first + (places.only_units(self.parameters(other), missing) if missing.any() else [])
 
     def gates(self) -> list[Place]:
         """The weights behind a mask on what layers read (`places.gate_places`)."""

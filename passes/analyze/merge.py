@@ -87,8 +87,11 @@ def normalized(scores: Scores, how: str) -> Scores:
 def _per_unit(rating: Rating, normalize: str, reduce: str) -> tuple[Vector, Scores]:
     """The units of a layer, each once, and their scores."""
     values = normalized(rating.values, normalize)
-    free = rating.place.units != KEPT_UNIT
-    units, values = rating.place.units[free], values[free]
+    units = rating.place.units
+    if _each_once(units):
+        return units, values
+    free = units != KEPT_UNIT
+    units, values = units[free], values[free]
     held, which = np.unique(units, return_inverse=True)
     if len(held) < len(units):
         within = reduce if reduce in ("sum", "max", "or") else "mean"
@@ -98,8 +101,13 @@ def _per_unit(rating: Rating, normalize: str, reduce: str) -> tuple[Vector, Scor
     return held, values[order]
 
 
+def _each_once(units: Vector) -> bool:
+    """Whether nothing stays and every unit comes once, in order, as along most axes."""
+    return bool(len(units) and units[0] != KEPT_UNIT and (units[1:] > units[:-1]).all())
+
+
 def _check_finite(rating: Rating, what: str) -> None:
-    bad = int((~np.isfinite(rating.values)).sum())
+    bad = len(rating.values) - int(np.count_nonzero(np.isfinite(rating.values)))
     if bad:
         place = rating.place
         raise ModelError(

@@ -122,7 +122,8 @@ def _train_stage(
     for name, parameter in view.named_parameters():
         parameter.requires_grad_(held[name] and name in mine)
     try:
-        terms = {(end, end): ["pkd", Term("hint", normalized=True)]}
+        both = [Term(FEATURE), Term("hint", normalized=True)]
+        terms: dict[Pair, list[Term]] = {(end, end): both}
         distillation = Distillation(view, taught, terms, example=example)
         recipe = Recipe.parse(wanted.recipe, epochs=wanted.stage_epochs, seed=seed)
         recipe = dataclasses.replace(recipe, epochs=wanted.stage_epochs)

@@ -8,7 +8,6 @@ The size of an axis after removal is a count of the units left on it, so every c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeAlias
@@ -69,10 +68,21 @@ class Account:
 
     def totals(self, alive: Mask) -> Totals:
         """The costs with the units in `alive`, a mask of length unit_count."""
-        lengths = np.append(self._channels.axes.lengths(alive), 1.0)
-        latency = 0.0 if self._roofline is None else self._roofline.seconds(lengths)
-        costs = {metric: terms.sum(lengths) for metric, terms in self._terms.items()}
-        return Totals(**costs, latency=latency)
+        return self.totals_of(self.lengths_of(self._channels.axes.left(alive)))
+
+    def lengths_of(self, left: Floats | Sequence[int]) -> Floats:
+        """The lengths of all axes when so many units of every group are left."""
+        return np.append(self._channels.axes.lengths_of(left), 1.0)
+
+    def totals_of(self, lengths: Floats) -> Totals:
+        """The costs with these lengths of axes (`lengths_of`)."""
+        return Totals(**{metric: self.cost(metric, lengths) for metric in Totals.metrics()})
+
+    def cost(self, metric: str, lengths: Floats) -> float:
+        """One of the costs with these lengths of axes (`lengths_of`)."""
+        if metric == "latency":
+            return 0.0 if self._roofline is None else self._roofline.seconds(lengths)
+        return self._terms[metric].sum(lengths)
 
     def without(self, removed: Vector | None = None) -> Totals:
         """The costs without the units in `removed`; of the whole network when it is left out."""
@@ -114,11 +124,10 @@ class Account:
             self._terms["parameters"].product(sizes)
 
     def _sizes(self, tensor: Tensor, reader: Node = None, index: int = 0) -> list[Size]:
+        """The size of every axis of a tensor, as this reader sees it."""
         dims: list[Size] = [d if isinstance(d, int) else 1 for d in tensor.shape]
-        for axis, labels in enumerate(self._channels.sweep.axes(tensor, reader, index) or []):
-            found = None if labels is None else self._channels.axis_of(labels)
-            if found is not None:
-                dims[axis] = found
+        for axis, found in self._channels.losing(tensor, reader, index):
+            dims[axis] = found
         return dims
 
 
@@ -168,9 +177,14 @@ class _Terms:
 
     def product(self, sizes: Sequence[Size], coefficient: float = 1) -> None:
         """Adds the product of sizes, times a coefficient."""
-        fixed = math.prod(s for s in sizes if isinstance(s, int))
+        fixed, factors = 1, []
+        for size in sizes:
+            if isinstance(size, int):
+                fixed *= size
+            else:
+                factors.append(size.index)
         self._coefficients.append(coefficient * fixed)
-        self._factors.append([s.index for s in sizes if not isinstance(s, int)])
+        self._factors.append(factors)
 
     def close(self) -> None:
         """All terms are in."""

@@ -85,20 +85,24 @@ class Prune(Pass):
     rounds: int = 1  # budgets reached in so many equal steps, scores and compensation anew in each
 
     def run(self, graph: Graph, context: Context) -> None:
-        if _positive(self.rounds, "rounds") == 1 or self.plan is not None:
-            self._round(graph, context)
+        _positive(self.rounds, "rounds")
+        channels = self._analysis(graph)
+        if self.rounds == 1 or self.plan is not None:
+            self._round(channels, context)
             return
-        for step in self._steps(graph):
+        for number, step in enumerate(self._steps(channels)):
             earlier = dict(context.facts)
             context.rewrites.clear()
             context.refusals.clear()
-            step._round(graph, context)
+            step._round(self._analysis(graph) if number else channels, context)
             if earlier:
                 add_up(context.facts, earlier)
 
-    def _steps(self, graph: Graph) -> list[Prune]:
+    def _analysis(self, graph: Graph) -> Channels:
+        return Channels(graph, share=self.share, rewrite=self.rewrite)
+
+    def _steps(self, channels: Channels) -> list[Prune]:
         """The same wishes with budgets on the way from the whole to what is wanted."""
-        channels = Channels(graph.copy(), share=self.share, rewrite=self.rewrite)
         whole = self._account(channels).without()
         limits = {
             m: (whole.of(m), Budget.parse(m, text, whole).limit)
@@ -114,8 +118,8 @@ class Prune(Pass):
             steps.append(dataclasses.replace(self, rounds=1, **reached))
         return steps
 
-    def _round(self, graph: Graph, context: Context) -> None:
-        channels = Channels(graph, share=self.share, rewrite=self.rewrite)
+    def _round(self, channels: Channels, context: Context) -> None:
+        graph = channels.graph
         made = (
             self._replayed(channels) if self.plan is not None else self._chosen(channels, context)
         )

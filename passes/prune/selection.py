@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from graphopt.channels.axes import UnitAxis
+from graphopt.channels.axes import Group, UnitAxis
 from graphopt.channels.cut import Mask
-from graphopt.channels.groups import KEPT_UNIT, Channels
+from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.errors import BudgetError
 from graphopt.passes.prune.account import Account, Totals
@@ -33,12 +34,30 @@ class Limits:
     multiple: int = 8
 
 
-@dataclass(frozen=True)
 class Selection:
-    """The units that stay, as a mask, and what the network costs with them."""
+    """The units that stay, and what the network costs with them."""
 
-    alive: Mask
-    totals: Totals
+    def __init__(self, left: _Left, account: Account) -> None:
+        self.left = left
+        self._account = account
+
+    @property
+    def alive(self) -> Mask:
+        """The units that stay, as a mask."""
+        return self.left.alive
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Everything the network costs."""
+        return self._account.totals_of(self._lengths)
+
+    def cost(self, metric: str) -> float:
+        """One of `totals`, which is less work than all."""
+        return self._account.cost(metric, self._lengths)
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        return self._account.lengths_of(self.left.of_group)
 
 
 class Selector:
@@ -51,18 +70,37 @@ class Selector:
         self._account = account
         self._times = times
         self._layers = _layers(channels, scores, limits)
-        self._whole = account.without()
+        self._axis = np.array([layer.axis.index for layer in self._layers], np.int64)
+        self._least = np.array([layer.least for layer in self._layers], np.int64)
+        self._step = np.array([layer.step for layer in self._layers], np.int64)
+        self._size = np.array([len(layer.axis.units) for layer in self._layers], np.int64)
+        self._layers_on: list[list[int]] = [[] for _ in channels.groups]
+        for number, layer in enumerate(self._layers):
+            for group, _ in layer.axis.groups:
+                self._layers_on[group].append(number)
 
     def at(self, time: float) -> Selection:
         """What is left when every unit whose time has come goes, within the limits."""
-        return self._within_limits(self._times > time)
+        left = _Left(self._channels, self._times > time)
+        return self._within_limits(left, self._short(left))
 
-    def _within_limits(self, alive: Mask) -> Selection:
-        """Revives units in `alive` until every layer has what it needs."""
-        left = _Left(self._channels, alive)
-        while sum(layer.give_back(left) for layer in self._layers):
-            pass
-        return Selection(alive, self._account.totals(alive))
+    def _short(self, left: _Left) -> list[bool]:
+        """Which layers have less than they need."""
+        kept = self._channels.axes.lengths_of(left.of_group)[self._axis]
+        return _less_than_needed(kept, self._least, self._step, self._size).tolist()
+
+    def _within_limits(self, left: _Left, short: list[bool]) -> Selection:
+        """Revives units until every layer has what it needs; `short` are the layers to look at."""
+        while any(short):
+            for number, layer in enumerate(self._layers):
+                if short[number]:
+                    short[number] = False
+                    if layer.give_back(left):
+                        # A layer that has more than it had may need more to make a round number.
+                        for group, _ in layer.axis.groups:
+                            for other in self._layers_on[group]:
+                                short[other] = True
+        return Selection(left, self._account)
 
     def meet(self, budgets: Sequence[Budget]) -> Selection:
         """The most that can stay within the budgets.
@@ -74,8 +112,9 @@ class Selector:
         least = self.at(float(moments[-1]) if len(moments) else 0.0)
         self._must_be_feasible(budgets, least)
         low, high = -1, len(moments) - 1  # at -1 nothing goes
-        if self._meets(self.at(-np.inf), budgets):
-            return self.at(-np.inf)
+        everything = self.at(-np.inf)
+        if self._meets(everything, budgets):
+            return everything
         best = least
         while high - low > 1:
             middle = (low + high) // 2
@@ -88,8 +127,8 @@ class Selector:
 
     def _give_back(self, found: Selection, budgets: Sequence[Budget]) -> Selection:
         """Single steps of single layers, best times first, while the budget allows them."""
-        order = np.argsort(-self._times, kind="stable")
-        order = order[np.isfinite(self._times[order]) & ~found.alive[order]]
+        dead = np.flatnonzero(~found.alive & np.isfinite(self._times))
+        order = dead[np.argsort(-self._times[dead], kind="stable")]
         tries = 0
         for unit in order.tolist():
             if found.alive[unit]:
@@ -97,26 +136,33 @@ class Selector:
             if tries >= _GIVE_BACK_TRIES or self._room(found, budgets) < _CLOSE:
                 break
             tries += 1
-            alive = found.alive.copy()
-            alive[unit] = True
-            more = self._within_limits(alive)
+            more = self._with(found, unit)
             if self._meets(more, budgets):
                 found = more
         return found
 
+    def _with(self, found: Selection, unit: int) -> Selection:
+        """One more unit, and what the limits then ask for."""
+        left = found.left.copy()
+        left.revive(np.array([unit]))
+        short = [False] * len(self._layers)
+        for number in self._layers_on[int(self._channels.group_of_unit[unit])]:
+            short[number] = True
+        return self._within_limits(left, short)
+
     @staticmethod
     def _meets(found: Selection, budgets: Sequence[Budget]) -> bool:
-        return all(found.totals.of(b.metric) <= b.limit for b in budgets)
+        return all(found.cost(b.metric) <= b.limit for b in budgets)
 
     @staticmethod
     def _room(found: Selection, budgets: Sequence[Budget]) -> float:
-        return min(1 - found.totals.of(b.metric) / b.limit for b in budgets)
+        return min(1 - found.cost(b.metric) / b.limit for b in budgets)
 
     def _must_be_feasible(self, budgets: Sequence[Budget], least: Selection) -> None:
         for each in budgets:
-            reached = least.totals.of(each.metric)
+            reached = least.cost(each.metric)
             if reached > each.limit:
-                whole = self._whole.of(each.metric)
+                whole = self._account.without().of(each.metric)
                 raise BudgetError(
                     f"{each.metric} cannot go below {in_words(reached)} "
                     f"({reached / whole:.1%} of {in_words(whole)}); "
@@ -131,16 +177,26 @@ class Selector:
 class _Left:
     """The units that are left, and how many of every group."""
 
-    def __init__(self, channels: Channels, alive: Mask) -> None:
+    def __init__(self, channels: Channels, alive: Mask, of_group: list[int] | None = None) -> None:
         self.alive = alive
-        self._group_of_unit = channels.group_of_unit
-        self.of_group: list[int] = channels.axes.left(alive).astype(int).tolist()
+        self._channels = channels
+        counted = channels.axes.left(alive).astype(int).tolist() if of_group is None else of_group
+        self.of_group: list[int] = counted
+
+    def copy(self) -> _Left:
+        """The same, to be changed apart."""
+        return _Left(self._channels, self.alive.copy(), self.of_group.copy())
 
     def revive(self, units: Vector) -> None:
         """Units that were gone are back."""
         self.alive[units] = True
-        for group in self._group_of_unit[units].tolist():
+        for group in self._channels.group_of_unit[units].tolist():
             self.of_group[group] += 1
+
+    def revive_in(self, group: int, units: Vector) -> None:
+        """Units of one group are back."""
+        self.alive[units] = True
+        self.of_group[group] += len(units)
 
 
 @dataclass(frozen=True)
@@ -148,10 +204,10 @@ class _Layer:
     """An axis that keeps at least `least` elements and a multiple of `step` (or all of them)."""
 
     axis: UnitAxis
-    units: Vector  # best first
-    elements: Vector  # how many elements each unit has on the axis
     least: int
     step: int
+    groups: Sequence[Group]  # all of the graph
+    scores: Floats
 
     def give_back(self, left: _Left) -> bool:
         """Revives the best units until the limits hold; whether any had to be."""
@@ -162,10 +218,29 @@ class _Layer:
         wanted = min(-(-wanted // self.step) * self.step, len(self.axis.units))
         if kept >= wanted:
             return False
-        dead = np.flatnonzero(~left.alive[self.units])
-        count = int(self.elements[dead].cumsum().searchsorted(wanted - kept)) + 1
-        left.revive(self.units[dead[:count]])
+        units, elements = self._best_first
+        dead = ~left.alive[units]
+        if len(self.axis.groups) == 1:
+            ((group, times),) = self.axis.groups
+            left.revive_in(group, units[dead][: -((kept - wanted) // times)])
+        else:
+            count = int(elements[dead].cumsum().searchsorted(wanted - kept)) + 1
+            left.revive(units[dead][:count])
         return True
+
+    @cached_property
+    def _best_first(self) -> tuple[Vector, Vector]:
+        """The units on the axis, and how many elements each has there."""
+        units = [self.groups[group].units for group, _ in self.axis.groups]
+        times = [np.full(len(u), t) for u, (_, t) in zip(units, self.axis.groups, strict=True)]
+        distinct, elements = np.concatenate(units), np.concatenate(times)
+        order = np.lexsort((distinct, -self.scores[distinct]))
+        return distinct[order], elements[order]
+
+
+def _less_than_needed(kept: Floats, least: Vector, step: Vector, size: Vector) -> Mask:
+    wanted = np.minimum(-(-np.maximum(kept, least) // step) * step, size)
+    return np.asarray(kept < wanted)
 
 
 def _layers(channels: Channels, scores: Floats, limits: Limits) -> list[_Layer]:
@@ -177,22 +252,13 @@ def _layers(channels: Channels, scores: Floats, limits: Limits) -> list[_Layer]:
             outputs[axis.index] = axis
     others = [a for a in channels.axes.axes if a.index not in outputs]
     loose = Limits(floor=0.0, multiple=1)
-    return [_layer(a, scores, limits) for a in outputs.values()] + [
-        _layer(a, scores, loose) for a in others
-    ]
 
+    def layer(axis: UnitAxis, limits: Limits) -> _Layer:
+        size = len(axis.units)
+        least = max(1, int(np.ceil(size * limits.floor)))
+        return _Layer(axis, least, _step(size, limits.multiple), channels.groups, scores)
 
-def _layer(axis: UnitAxis, scores: Floats, limits: Limits) -> _Layer:
-    size = len(axis.units)
-    distinct, elements = np.unique(axis.units[axis.units != KEPT_UNIT], return_counts=True)
-    order = np.argsort(-scores[distinct], kind="stable")
-    return _Layer(
-        axis=axis,
-        units=distinct[order],
-        elements=elements[order],
-        least=max(1, int(np.ceil(size * limits.floor))),
-        step=_step(size, limits.multiple),
-    )
+    return [layer(a, limits) for a in outputs.values()] + [layer(a, loose) for a in others]
 
 
 def _step(size: int, multiple: int) -> int:

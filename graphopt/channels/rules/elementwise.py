@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.channels.rules.rule import Rule
 from graphopt.channels.view import Axis, View
 
@@ -32,23 +34,22 @@ def _cast_like(view: View) -> None:
 
 
 def _broadcast(view: View) -> None:
-    rank = len(view.out_dims())
-    inputs = [i for i in range(len(view.node.inputs)) if view.has(i)]
-    view.give([_combined(view, inputs, axis, rank) for axis in range(rank)])
+    sizes = view.out_dims()
+    inputs = [(i, view.dims(i)) for i in range(len(view.node.inputs)) if view.has(i)]
+    # Axes are counted from the last one.
+    view.give([_combined(view, inputs, k - len(sizes), size) for k, size in enumerate(sizes)])
 
 
-def _combined(view: View, inputs: list[int], axis: int, rank: int) -> Axis:
-    size = view.out_dims()[axis]
+def _combined(view: View, inputs: list[tuple[int, list[Any]]], axis: int, size: Any) -> Axis:
     full: list[Axis] = []
-    for i in inputs:
-        dims = view.dims(i)
-        own = axis - (rank - len(dims))
-        if own < 0:
+    for i, dims in inputs:
+        if -axis > len(dims):
             continue
-        if dims[own] == 1 and size != 1:
-            view.freeze(view.take(i, own), "broadcasts its only element")
-            continue
-        full.append(view.take(i, own))
+        vector = view.take(i, axis)
+        if dims[axis] == 1 and size != 1:
+            view.freeze(vector, "broadcasts its only element")
+        else:
+            full.append(vector)
     return view.unite(*full) if full else None
 
 
