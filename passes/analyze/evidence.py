@@ -2,7 +2,8 @@
 
 Gradients come as arrays from whoever has them: one mapping {constant's name: d loss / d constant},
 or a sequence of such mappings, one per sample or batch. An array with one more axis in front than
-its constant holds one gradient per sample. Nothing larger than one batch is held at a time.
+its constant holds one gradient per sample. Without them the network's own are computed on the data
+(`gradients.py`). Nothing larger than one batch is held at a time.
 """
 
 from __future__ import annotations
@@ -103,11 +104,16 @@ class Evidence:
         Raises:
             UsageError: there are none, or a one-time iterator is asked for a second time.
         """
+        if self._gradients is None and self.data is not None:
+            from graphopt.passes.analyze.gradients import OwnGradients
+
+            self._gradients = OwnGradients(self.channels.graph, self.data)
         given = self._gradients
         if given is None:
             raise UsageError(
-                f"importance {asking!r} needs gradients: give gradients=, a mapping from constants' "
-                "names to d loss / d constant, or a sequence of such mappings, one per batch"
+                f"importance {asking!r} needs gradients: give images (data=), on which the network's "
+                "own are computed, or gradients=, a mapping from constants' names to d loss / d "
+                "constant, or a sequence of such mappings, one per batch"
             )
         if isinstance(given, Mapping):
             yield given

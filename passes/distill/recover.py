@@ -61,7 +61,7 @@ class Recover(Pass):
         from graphopt.passes.distill.recovery import recover
 
         teacher = self._teacher(context)
-        plan = context.known.get("plan") if self.teacher is None else None
+        plan = context.known.get("since_teacher") if self.teacher is None else None
         history, taps = recover(
             graph,
             teacher,

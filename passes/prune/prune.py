@@ -89,7 +89,16 @@ class Prune(Pass):
         channels = self._analysis(graph)
         if self.rounds == 1 or self.plan is not None:
             self._round(channels, context)
-            return
+        else:
+            self._rounds(channels, context)
+        # What is left of the last network that computed what the model computed: recovery pairs
+        # channels by it, and regrowth puts back by it.
+        before = context.known.get("since_teacher")
+        plan = context.facts["plan"]
+        context.facts["since_teacher"] = plan if before is None else before.then(plan)
+
+    def _rounds(self, channels: Channels, context: Context) -> None:
+        graph = channels.graph
         for number, step in enumerate(self._steps(channels)):
             earlier = dict(context.facts)
             context.rewrites.clear()

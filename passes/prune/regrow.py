@@ -16,7 +16,7 @@ kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,8 +39,8 @@ from graphopt.passes.prune.facts import group_map, groups_after, layer_widths
 class Regrow(Pass):
     """y = conv2[:, kept](conv1[kept](x)) becomes y = conv2[:, kept + best](conv1[kept + best](x)).
 
-    Budgets say what may stand afterwards, as for `prune`. Not handled: a network that was pruned
-    twice since it last computed what the model computed, or whose constants were renamed since.
+    Budgets say what may stand afterwards, as for `prune`. Not handled: a network whose constants
+    were merged or renamed since it was pruned.
     """
 
     name: ClassVar[str] = "regrow"
@@ -59,7 +59,7 @@ class Regrow(Pass):
     batch: int = 8
 
     def run(self, graph: Graph, context: Context) -> None:
-        plan, teacher = context.known.get("plan"), context.teacher
+        plan, teacher = context.known.get("since_teacher"), context.teacher
         if not isinstance(plan, Plan) or teacher is None:
             raise UsageError("regrow puts back what `prune` removed: run prune before it")
         full = widened(graph, plan, teacher)
@@ -69,6 +69,7 @@ class Regrow(Pass):
         back = self._chosen(channels, removed, worth)
         left = np.setdiff1d(removed, back)
         context.facts["plan"] = smaller = Plan.removing(channels, left, settings=plan.settings)
+        context.facts["since_teacher"] = smaller
         context.facts["channels"] = layer_widths(channels, left)
         context.facts["groups"] = group_map(channels, left)
         if not len(back):
@@ -77,9 +78,8 @@ class Regrow(Pass):
         before = layer_widths(channels, removed)
         remove(channels, left)
         infer_shapes(full)
-        context.facts["plan"] = Plan(
-            **{**vars(smaller), "groups": groups_after(full, smaller), "before": plan.before}
-        )
+        whole = replace(smaller, groups=groups_after(full, smaller), before=plan.before)
+        context.facts["plan"] = context.facts["since_teacher"] = whole
         replace_contents(graph, full)
         for name, (_, after) in context.facts["channels"].items():
             if after > before[name][1]:

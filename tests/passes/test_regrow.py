@@ -102,3 +102,22 @@ def test_what_cannot_be_meant() -> None:
     tight = ran(graph, f"{PRUNE}, regrow{{channels=0.26 multiple=8}}").results[-1]
     assert tight.status == "unchanged"
     assert "no block of removed channels fits" in tight.refusals[0].what
+
+
+def test_pruned_twice_and_recovered_with_exact_pairs() -> None:
+    data = np.random.default_rng(1).standard_normal((32, 3, 8, 8)).astype(np.float32)
+    train = Recover(data=[data], epochs=1, recipe="batch=16 workers=0", device="cpu")
+    graph = graph_from(NETWORK)
+    second = "prune{channels=0.5 multiple=2 floor=0 compensation=none}"
+    first = "prune{channels=0.7 multiple=2 floor=0 compensation=none}"
+    passes = [*parse_passes(first), train, *parse_passes(second), train]
+    outcome = Pipeline(passes).run(graph, strict=True)
+    whole = outcome.results[2].facts["since_teacher"]
+    assert whole.shapes["w1"] == (16, 3, 3, 3)
+    kept = whole.keep["w1"][0]
+    assert len(kept) == outcome.graph.tensors()["w1"].values.shape[0] < 16
+    assert set(kept) <= set(outcome.results[0].facts["plan"].keep["w1"][0])
+    again = Pipeline([*passes, *parse_passes("regrow{channels=0.75 multiple=2}")]).run(
+        graph, strict=True
+    )
+    assert again.graph.tensors()["w1"].values.shape[0] > len(kept)

@@ -71,3 +71,9 @@ def test_importances_find_the_channel_that_does_nothing() -> None:
     for importance in ("taylor", "group-fisher", "obd"):
         found = scores(channels, importance, gradients=OwnGradients(graph, [{"x": X}]))
         assert int(np.argmin(found)) == int(unit), importance
+
+
+def test_images_are_enough() -> None:
+    channels = Channels(graph_from(NETWORK))
+    given = scores(channels, "taylor", gradients=OwnGradients(channels.graph, [{"x": X}]))
+    np.testing.assert_array_equal(scores(channels, "taylor", data=[X]), given)

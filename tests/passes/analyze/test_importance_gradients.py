@@ -122,7 +122,7 @@ ALL = ["taylor", "obd", "group-fisher"]
 
 @pytest.mark.parametrize("importance", ALL)
 def test_gradients_are_asked_for(importance: str) -> None:
-    with pytest.raises(UsageError, match=f"'{importance}' needs gradients: give gradients="):
+    with pytest.raises(UsageError, match=f"'{importance}' needs gradients: give images"):
         scores(mlp(), importance)
     with pytest.raises(UsageError, match="gradients= is empty"):
         scores(mlp(), importance, gradients=[])
