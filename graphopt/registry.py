@@ -30,6 +30,7 @@ _FUSE = "graphopt.passes.fuse"
 # In the order of the default pipeline, which is also how they are listed.
 PASSES: dict[str, str | type[Pass]] = {
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
+    "sparsify": "graphopt.passes.prune.sparsify:Sparsify",
     "prune": "graphopt.passes.prune.prune:Prune",
     "regrow": "graphopt.passes.prune.regrow:Regrow",
     "exchange-backbone": "graphopt.passes.distill.exchange_backbone:ExchangeBackbone",

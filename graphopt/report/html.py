@@ -17,6 +17,7 @@ from typing import Any
 
 from graphopt.errors import SaveError
 from graphopt.report import figures
+from graphopt.report.gammas import gammas
 from graphopt.report.widths import widths
 
 Document = Mapping[str, Any]
@@ -114,6 +115,7 @@ def _view(content: Document) -> dict[str, Any]:
         "shares": sorted(content["operator_shares"].items(), key=lambda kv: (-kv[1], kv[0])),
         "plots": _plots(after["layers"]),
         "widths": widths(content.get("pruning")),
+        "gammas": [gammas(each) for each in content.get("sparsity", ())],
         "stages": content["seconds"],
     }
 
