@@ -147,14 +147,18 @@ class Pass(abc.ABC):
         return cls(**values)
 
     def options(self) -> dict[str, Any]:
-        """The options and their values, under their command-line names."""
-        return {f.name.replace("_", "-"): getattr(self, f.name) for f in dataclasses.fields(self)}
+        """The options and their values, under their command-line names.
+
+        Fields with `repr=False` are for Python alone (somebody to tell about progress).
+        """
+        shown = [f.name for f in dataclasses.fields(self) if f.repr]
+        return {name.replace("_", "-"): getattr(self, name) for name in shown}
 
     def __str__(self) -> str:
         changed = {
             f.name.replace("_", "-"): _shown(getattr(self, f.name))
             for f in dataclasses.fields(self)
-            if not _is_default(getattr(self, f.name), f.default)
+            if f.repr and not _is_default(getattr(self, f.name), f.default)
         }
         inner = " ".join(f"{k}={v}" for k, v in changed.items())
         return f"{self.name}{{{inner}}}" if inner else self.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from graphopt.ir.text import to_text
 from graphopt.oracle import Oracle
 from graphopt.pipeline import PassResult, Pipeline
 from graphopt.registry import pass_class
+
+# As the command line does: threads that spin are slow beside other processes, such as other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GOLDEN = Path(__file__).parent / "golden"
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"

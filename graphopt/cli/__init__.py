@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code; errors are one line on stderr."""
+    # Threads that wait for each other by spinning make training ten times slower as soon as
+    # somebody else uses a core; has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started_verbose = arguments if arguments is not None else sys.argv[1:]
     try:
         app(args=list(started_verbose), standalone_mode=True)

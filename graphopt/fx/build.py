@@ -69,10 +69,13 @@ def origin(view: nn.Module) -> Origin:
 def plain(view: nn.Module) -> nn.Module:
     """The module inside torch.compile's and DistributedDataParallel's wrappers."""
     while True:
-        inner = getattr(view, "_orig_mod", None) or getattr(view, "module", None)
-        if not isinstance(inner, nn.Module) or isinstance(view, fx.GraphModule):
+        compiled = getattr(view, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            view = compiled
+        elif isinstance(view, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            view = view.module
+        else:
             return view
-        view = inner
 
 
 def to_fx(

@@ -17,6 +17,7 @@ from typing import Any
 
 from graphopt.errors import SaveError
 from graphopt.report import figures
+from graphopt.report.curves import curves
 from graphopt.report.gammas import gammas
 from graphopt.report.widths import widths
 
@@ -115,6 +116,7 @@ def _view(content: Document) -> dict[str, Any]:
         "shares": sorted(content["operator_shares"].items(), key=lambda kv: (-kv[1], kv[0])),
         "plots": _plots(after["layers"]),
         "widths": widths(content.get("pruning")),
+        "curves": curves(content.get("training")),
         "gammas": [gammas(each) for each in content.get("sparsity", ())],
         "stages": content["seconds"],
     }
@@ -133,7 +135,7 @@ def verdict(verification: Document) -> dict[str, str]:
         return {
             "kind": "good",
             "title": "Removal proven",
-            "text": "without compensation the result equals the original with the removed channels "
+            "text": "before compensation and training it equals the original with the removed channels "
             f"zeroed ({'; '.join(verification['proofs'])}); its outputs were meant to change",
         }
     if error is None:

@@ -10,7 +10,7 @@ teacher's it kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,8 +50,10 @@ class Recover(Pass):
     stage_epochs: float = 1.0  # for each of them
     folder: str = ""  # for checkpoints and logs; an interrupted run found there goes on
     device: str = "auto"
-    evaluate: Any = None  # called with a Graph after every epoch: metrics by name
-    watch: Any = None  # a graphopt.training.Watch
+    evaluate: Any = field(
+        default=None, repr=False
+    )  # called with a Graph after every epoch: metrics by name
+    watch: Any = field(default=None, repr=False)  # a graphopt.training.Watch
 
     def run(self, graph: Graph, context: Context) -> None:
         if self.data is None:

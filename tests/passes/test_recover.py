@@ -94,8 +94,8 @@ def test_what_is_missing_is_said() -> None:
         Pipeline([Recover()]).run(graph)
     with pytest.raises(UsageError, match="no option of a recipe is called 'learning'"):
         shrunk(graph, recipe="learning=1")
+    other = graph_from("(float[1,3,8,8] x) => (float[1,3,8,8] z) { z = Relu (x) }")
     with pytest.raises(UsageError, match="share no tensor name at their heads"):
-        other = graph_from("(float[1,3,8,8] x) => (float[1,3,8,8] z) { z = Relu (x) }")
         Pipeline([Recover(data=[SAMPLES], teacher=other)]).run(graph)
 
 

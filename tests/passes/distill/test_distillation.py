@@ -65,8 +65,12 @@ def test_a_student_that_is_the_teacher_loses_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "factors"),
-    [("constant", (1, 1, 1)), ("fade", (1, 0.75, 0)), ("rise", (0, 0.25, 1))]
-    + [("cosine", (1, (1 + math.cos(math.pi / 4)) / 2, 0))],
+    [
+        ("constant", (1, 1, 1)),
+        ("fade", (1, 0.75, 0)),
+        ("rise", (0, 0.25, 1)),
+        ("cosine", (1, (1 + math.cos(math.pi / 4)) / 2, 0)),
+    ],
 )
 def test_schedules(schedule: str, factors: tuple[float, ...]) -> None:
     term = Term("mse", schedule=schedule)
