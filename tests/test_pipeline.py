@@ -11,7 +11,7 @@ from conftest import graph_from
 
 import graphopt
 from graphopt.errors import PassError, UsageError
-from graphopt.ir.graph import Graph, add_constant, bypass, nodes_of, set_input
+from graphopt.ir.graph import Graph, add_constant, add_node, bypass, nodes_of, set_input
 from graphopt.oracle import Oracle
 from graphopt.pass_base import Changes, Close, Context, Exact, Numerics, Pass
 from graphopt.pipeline import Pipeline
@@ -219,3 +219,43 @@ def test_unknown_ranks_break_no_pass(body: str) -> None:
     outcome = Pipeline(default_passes()).run(graph)
     broken = [f"{r.name} {r.detail}" for r in outcome.results if r.status == "rolled-back"]
     assert not broken
+
+
+def test_after_a_pass_that_changes_outputs_rounding_is_judged_anew() -> None:
+    """The tolerance of the first network says nothing about one that amplifies rounding more."""
+
+    @dataclass(frozen=True)
+    class Detour(Pass):
+        """relu(x) becomes relu(sin(30 (30 x))), which makes much of the last digit of x."""
+
+        name: ClassVar[str] = "detour"
+        numerics: ClassVar[Numerics] = Changes("takes the sine")
+
+        def run(self, graph: Graph, context: Context) -> None:
+            like = graph.outputs[0]
+            node = like.inputs[0]
+            for _ in range(2):
+                factor = add_constant(graph, "factor", np.array([30], np.float32))
+                node.inputs[0] = add_node(graph, "Mul", [node.inputs[0], factor], like=like)
+            node.inputs[0] = add_node(graph, "Sin", [node.inputs[0]], like=like)
+            context.rewrote(node, "a detour")
+
+    @dataclass(frozen=True)
+    class Shortcut(Pass):
+        """30 (30 x) == 900 x."""
+
+        name: ClassVar[str] = "shortcut"
+        numerics: ClassVar[Numerics] = Close(1e-5)
+
+        def run(self, graph: Graph, context: Context) -> None:
+            first, second = nodes_of(graph, "Mul")
+            set_input(second, 1, add_constant(graph, "both", np.array([900], np.float32)))
+            bypass(graph, first)
+            context.rewrote(first, "merged")
+
+    graph = graph_from("(float[N,64] x) => (float[N,64] y) { y = Relu (x) }")
+    outcome = Pipeline([Detour(), Shortcut()]).run(graph, oracle=Oracle(graph), strict=True)
+    shortcut = outcome.results[1]
+    assert shortcut.status == "verified"
+    assert shortcut.error is not None
+    assert shortcut.error > 1e-5  # more than the first network's rounding would have allowed

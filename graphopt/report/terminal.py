@@ -26,6 +26,7 @@ Document = Mapping[str, Any]
 
 # Piped output has no width of its own; rows must not wrap there.
 _PIPED_WIDTH = 160
+_MOST_EPOCHS = 8  # columns of a training table
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -80,12 +81,14 @@ def print_pruning(out: Console, pruning: Document) -> None:
 
 
 def print_training(out: Console, training: Document) -> None:
-    """One row per epoch."""
+    """One row per number, one column per epoch (of many, some with the first and the last)."""
     rows = training["rows"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = _table(*(f">{c}" for c in columns))
-    for row in rows:
-        _add(table, *(f"{row[c]:.4g}" if c in row else "" for c in columns))
+    names = list(dict.fromkeys(key for row in rows for key in row if key != "epoch"))
+    last = len(rows) - 1
+    shown = sorted({round(k * last / (_MOST_EPOCHS - 1)) for k in range(_MOST_EPOCHS)})
+    table = _table("epoch", *(f">{rows[k]['epoch']:.3g}" for k in shown))
+    for name in names:
+        _add(table, name, *(f"{rows[k][name]:.3g}" if name in rows[k] else "" for k in shown))
     out.print(table)
     out.print(f"trained for {training['seconds']:.0f} s")
 
