@@ -46,7 +46,8 @@ class InsertBatchnorm(Pass):
     """conv(x, w, b) == bn(conv(x, w)) with mean = E[y] - b, gamma = sqrt(Var[y] + eps), beta = E[y]."""
 
     name: ClassVar[str] = "insert-batchnorm"
-    numerics: ClassVar[Close] = Close(rtol=1e-5)
+    # The mean is taken away and put back: values far below it lose digits (1e-6 on real networks).
+    numerics: ClassVar[Close] = Close(rtol=1e-3)
     before: ClassVar[dict[str, str]] = {
         "fuse-conv-bn": "it would fold what was there, and this one puts it back"
     }

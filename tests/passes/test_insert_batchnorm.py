@@ -36,6 +36,7 @@ def _inserted(graph: Graph, more: str = "") -> Outcome:
 def test_every_hidden_layer_gets_one_and_nothing_changes() -> None:
     outcome = _inserted(graph_from(NETWORK))
     assert outcome.results[0].status == "verified"
+    assert outcome.results[0].error < 1e-5
     assert [n.op for n in outcome.graph.nodes].count("BatchNormalization") == 4
     assert [(n.where, n.what) for n in outcome.results[0].refusals] == [
         (outcome.graph.nodes[-1].name, "its result is an output of the model")
