@@ -22,7 +22,7 @@ from graphopt.ir.graph import (
     value_of,
 )
 
-_SHOWN = 5
+_SHOWN = 3
 
 
 def check_supported(graph: Graph) -> None:
