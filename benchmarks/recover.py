@@ -6,12 +6,15 @@
 Per network and budget (MACs that are left) the score on held-back images before, right after pruning, and
 after training in one of these ways, all with the same epochs, optimizer and images:
 
-    label-free     what `graphopt optimize --prune --recover` does: heads and features of the original
-    heads alone    the same without features
-    labels         plain fine-tuning on labels (classifiers)
-    both           labels and the original's heads and features
-    uniform+labels the same share off every layer by L2 norm, nothing compensated, then plain
-                   fine-tuning: what structured pruning tools of the field do by default
+    label-free          what `graphopt optimize --prune --recover` does: heads and features of the
+                        original, after the same share off every layer by L2 norm
+    heads alone         the same without features
+    labels              plain fine-tuning on labels (classifiers), which with this way of pruning is
+                        what structured pruning tools of the field do by default
+    both                labels and the original's heads and features
+    compensated         label-free after what `graphopt prune` does for itself, where no training
+                        follows: isomorphic shares, and weights refitted to the original
+    compensated+labels  the same, fine-tuned on labels
 
 Top-1 for classifiers (5000 test images), COCO AP for detectors (128 images of val2017). Training images:
 the 15000 of the CIFAR subset, or 128 of train2017, whose labels only the rows that say so see.
@@ -33,6 +36,7 @@ import torch
 from torch import nn
 
 from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, Shuffled
+from graphopt.distill import BEFORE_TRAINING
 from graphopt.evaluate import Evaluation, Rules, open_examples
 from graphopt.frontends.onnx_file import load
 from graphopt.fx import to_fx, write_back
@@ -47,7 +51,7 @@ from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.run import open_graph
 from graphopt.training import Objective, Recipe, Task, Trainer
 
-METHODS = ("label-free", "heads alone", "labels", "both", "uniform+labels")
+METHODS = ("label-free", "heads alone", "labels", "both", "compensated", "compensated+labels")
 _TEST_LIMIT = {"classification": 5000, "detection": 128}
 
 
@@ -142,7 +146,7 @@ class Bench:
             objective, model = made, made.student
         names = (
             [self.samples.name, "label"]
-            if method not in ("label-free", "heads alone")
+            if "labels" in method or method == "both"
             else [self.samples.name]
         )
         recipe = Recipe.parse(self.recipe, epochs=epochs)
@@ -183,10 +187,10 @@ def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[
         bench = Bench(name, options.recipe)
         for macs in (float(m) for m in options.macs.split(",")):
             for method in options.methods.split(","):
-                if bench.task == "detection" and method in ("labels", "both", "uniform+labels"):
+                if bench.task == "detection" and ("labels" in method or method == "both"):
                     continue
-                uniform = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
-                small = bench.pruned(macs, **(uniform if method == "uniform+labels" else {}))
+                alone = method.startswith("compensated")
+                small = bench.pruned(macs, **({} if alone else BEFORE_TRAINING))
                 after, seconds = bench.trained(small, method, options.epochs)
                 scores = bench.before, bench.score(small.graph), bench.score(after)
                 rows.append(Row(name, macs, method, *scores, seconds))

@@ -17,6 +17,11 @@ from graphopt.pass_base import Pass
 from graphopt.pipeline import Progress, silent
 from graphopt.registry import pass_class, read_options
 
+# How to prune what is trained afterwards. `prune` by itself makes the most of a network that nobody
+# trains: it refits weights and spares coupled layers. Training has no use for the first and suffers
+# from the second (benchmarks/recover.py compares the two).
+BEFORE_TRAINING = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
+
 
 def recovering(options: str | Mapping[str, Any], **more: Any) -> Pass:
     """The pass `recover` with its options, and those of a training recipe beside them.

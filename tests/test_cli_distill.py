@@ -79,8 +79,10 @@ def test_prunes_and_recovers_in_one_go(files: Path, capsys: pytest.CaptureFixtur
     code = run(
         "optimize", files / "teacher.onnx", "-o", files / "small.onnx", "--data", files / "images",
         "--prune", "channels=0.5,multiple=1", "--recover", f"epochs=2,{RECIPE},device=cpu",
-        "--no-measure", "--folder", files / "run",
+        "--no-measure", "--folder", files / "run", "--report", files / "report",
     )  # fmt: skip
+    settings = json.loads((files / "report" / "report.json").read_text())["pruning"]["settings"]
+    assert (settings["allocation"], settings["compensation"]) == ("uniform", "none")
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert (files / "run" / "checkpoint.pt").exists()

@@ -211,11 +211,14 @@ def _changes(
         raise UsageError("--recover makes up for --prune: give both, or use `graphopt distill`")
     if recover is not None and images is None:
         raise UsageError("--recover trains on images: give --data FOLDER (no labels needed)")
-    from graphopt.distill import recovering
+    from graphopt.distill import BEFORE_TRAINING, recovering
     from graphopt.prune import PREPARATION, pruning
     from graphopt.registry import parse_passes, read_options
 
-    found = [*parse_passes(PREPARATION), pruning(**read_options(prune, "prune"), **(images or {}))]
+    wanted = {**(images or {}), **read_options(prune, "prune")}
+    if recover is not None:
+        wanted = {**BEFORE_TRAINING, **wanted}
+    found = [*parse_passes(PREPARATION), pruning(**wanted)]
     if recover is not None:
         more = {**(images or {}), "folder": str(folder) if folder else "", "watch": telling.watch()}
         found.append(recovering(recover, **more))
