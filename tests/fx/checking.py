@@ -7,7 +7,7 @@ import torch
 
 from graphopt.fx import to_fx
 from graphopt.ir.graph import Graph
-from graphopt.oracle import Oracle, errors_of
+from graphopt.oracle import NOISE_FACTOR, Oracle, errors_of
 
 TIGHT = 1e-5
 HALF = 1e-3  # one unit in the last place of a 16-bit number
@@ -26,8 +26,9 @@ def run_view(view: torch.nn.Module, graph: Graph, feeds: dict, *, double: bool =
 def departure_of(graph: Graph) -> float:
     """The worst error of the view against ONNX Runtime, in units of what is allowed.
 
-    Allowed is 1e-5 relative or, where a network amplifies rounding, three times the error ONNX
-    Runtime itself makes against the view in double precision.
+    Allowed is 1e-5 relative or, where a network amplifies rounding, what the oracle allows (eight
+    times the effect of the last digit of the inputs) or three times the error ONNX Runtime itself
+    makes against the view in double precision.
     """
     view, exact = to_fx(graph), to_fx(graph).double()
     # Weights a graph makes itself, of a type it names, have no double precision.
@@ -43,5 +44,6 @@ def departure_of(graph: Graph) -> float:
             own = errors_of(double, sample.expected)
         for name, error in errors.items():
             is_narrow = single[name].dtype == np.float16
-            worst = max(worst, error / max(HALF if is_narrow else TIGHT, 3 * own[name]))
+            noise = min(NOISE_FACTOR * sample.noise, sample.cap)
+            worst = max(worst, error / max(HALF if is_narrow else TIGHT, noise, 3 * own[name]))
     return worst
