@@ -135,16 +135,7 @@ class Pass(abc.ABC):
         Raises:
             UsageError: an option the pass does not have, or a value of the wrong type.
         """
-        kinds = typing.get_type_hints(cls)
-        known = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for key, value in options.items():
-            field_name = known.get(key.replace("_", "-"))
-            if field_name is None:
-                have = ", ".join(known) or "none"
-                raise UsageError(f"pass {cls.name!r} has no option {key!r}; its options: {have}")
-            values[field_name] = as_kind(value, kinds[field_name], f"{cls.name}{{{key}}}")
-        return cls(**values)
+        return cls(**options_for(cls, options, "pass"))
 
     def options(self) -> dict[str, Any]:
         """The options and their values, under their command-line names.
@@ -176,6 +167,29 @@ def _shown(value: Any) -> Any:
 
 
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+def options_for(kind: Any, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Options by field name, each in its field's type.
+
+    Args:
+        kind: a dataclass with a `name`, whose fields are its options.
+        options: Python values or text, under names with hyphens or underscores.
+        what: what messages call it: "pass", "loss", ...
+
+    Raises:
+        UsageError: an option it does not have, or a value of the wrong type.
+    """
+    kinds = typing.get_type_hints(kind)
+    known = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        field_name = known.get(key.replace("_", "-"))
+        if field_name is None:
+            have = ", ".join(known) or "none"
+            raise UsageError(f"{what} {kind.name!r} has no option {key!r}; its options: {have}")
+        values[field_name] = as_kind(value, kinds[field_name], f"{kind.name}{{{key}}}")
+    return values
 
 
 def as_kind(value: Any, kind: Any, where: str) -> Any:

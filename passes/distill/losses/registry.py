@@ -10,13 +10,11 @@ A name stands for a class under "module:Class", imported when used. A user's own
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import re
-import typing
 
 from graphopt.errors import UsageError
-from graphopt.pass_base import as_kind
+from graphopt.pass_base import options_for
 from graphopt.passes.distill.losses.base import Loss
 from graphopt.registry import read_options, unknown
 
@@ -78,13 +76,4 @@ def parse_loss(text: str) -> Loss:
     if match is None:
         raise UsageError(f"cannot read loss {text!r}; write name or name{{option=value}}")
     kind = loss_class(match[1])
-    known = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
-    kinds = typing.get_type_hints(kind)
-    values = {}
-    for key, value in read_options(match[2] or "", kind.name).items():
-        field = known.get(key.replace("_", "-"))
-        if field is None:
-            have = ", ".join(known) or "none"
-            raise UsageError(f"loss {kind.name!r} has no option {key!r}; its options: {have}")
-        values[field] = as_kind(value, kinds[field], f"{kind.name}{{{key}}}")
-    return kind(**values)
+    return kind(**options_for(kind, read_options(match[2] or "", kind.name), "loss"))

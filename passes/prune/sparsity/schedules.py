@@ -17,7 +17,6 @@ import abc
 import dataclasses
 import math
 import re
-import typing
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import UsageError
-from graphopt.pass_base import as_kind
+from graphopt.pass_base import options_for
 from graphopt.registry import read_options, unknown
 
 
@@ -242,13 +241,4 @@ def parse_schedule(text: str) -> Schedule:
     kind = SCHEDULES.get(match[1])
     if kind is None:
         raise UsageError(unknown("schedule", match[1], SCHEDULES))
-    known = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
-    kinds = typing.get_type_hints(kind)
-    values = {}
-    for key, value in read_options(match[2] or "", kind.name).items():
-        field = known.get(key.replace("_", "-"))
-        if field is None:
-            have = ", ".join(known) or "none"
-            raise UsageError(f"schedule {kind.name!r} has no option {key!r}; its options: {have}")
-        values[field] = as_kind(value, kinds[field], f"{kind.name}{{{key}}}")
-    return kind(**values)
+    return kind(**options_for(kind, read_options(match[2] or "", kind.name), "schedule"))
