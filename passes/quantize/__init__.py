@@ -1,0 +1,1 @@
+"""From floating point to few bits: equalize, calibrate, insert fake quantization, repair, convert."""
