@@ -227,14 +227,16 @@ class _Step:
             self._bench.accept(after, None)
             proof = self._context.proof
             return ("verified", proof) if proof else ("unverified", "no oracle")
+        changes = isinstance(self._pass.numerics, Changes)
         try:
-            outputs = judge.run(after)
+            # What means to change the outputs may change the inputs' types too: new samples.
+            fresh = judge.anew(after) if changes else None
+            outputs = [] if changes else judge.run(after)
         except RunError as error:
             raise _BrokenContractError(f"left a graph that does not run: {error}") from error
         detail = self._judged(judge, outputs, after)
         # The next pass is compared with this graph: each answers for its own error only.
-        changes = isinstance(self._pass.numerics, Changes)
-        self._bench.accept(after, judge.anew(after) if changes else judge.expecting(outputs))
+        self._bench.accept(after, fresh or judge.expecting(outputs))
         if self._bench.cost.weight_bytes > _LARGE_BYTES:
             release()
         return "verified", detail

@@ -26,6 +26,7 @@ from graphopt.pass_base import Pass
 
 _SIMPLIFY = "graphopt.passes.simplify"
 _FUSE = "graphopt.passes.fuse"
+_QUANTIZE = "graphopt.passes.quantize"
 
 # In the order of the default pipeline, which is also how they are listed.
 PASSES: dict[str, str | type[Pass]] = {
@@ -59,6 +60,13 @@ PASSES: dict[str, str | type[Pass]] = {
     "merge-sibling-convs": f"{_FUSE}.merge_sibling_convs:MergeSiblingConvs",
     "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
+    "loosen-clips": f"{_QUANTIZE}.loosen_clips:LoosenClips",
+    "equalize": f"{_QUANTIZE}.equalize:Equalize",
+    "absorb-bias": f"{_QUANTIZE}.absorb_bias:AbsorbBias",
+    "to-float16": f"{_QUANTIZE}.to_float16:ToFloat16",
+    "to-bfloat16": f"{_QUANTIZE}.to_bfloat16:ToBfloat16",
+    "insert-fake-quant": "graphopt.passes.quantize.insert_fake_quant:InsertFakeQuant",
+    "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.

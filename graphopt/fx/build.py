@@ -14,10 +14,10 @@ from torch import fx, nn
 
 from graphopt.errors import UnsupportedError
 from graphopt.fx import modules
-from graphopt.fx.constants import parameters_of, to_tensor, torch_type
-from graphopt.fx.slots import SCALAR, host, on_device_of
+from graphopt.fx.constants import limits_of, parameters_of, to_tensor, torch_type
+from graphopt.fx.slots import SCALAR, WHOLE, as_integers, as_whole, host, on_device_of
 from graphopt.fx.support import check_supported
-from graphopt.fx.table import CREATORS, KIND, MODULES, OUTPUTS, Row, row
+from graphopt.fx.table import CREATORS, KIND, LIMITS, MODULES, MOVEMENTS, OUTPUTS, Row, row
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_of, is_op, label, scalar_of
 
 META = "graphopt"
@@ -116,6 +116,8 @@ class _Builder:
         self.on_host: set[int] = set()
         self.inline: dict[int, fx.Node] = {}  # constants of shape arithmetic
         self.moved: dict[int, fx.Node] = {}  # results of shape arithmetic, beside the data
+        self.whole: set[int] = set()  # integers held as floating-point numbers (`slots.py`)
+        self.recast: dict[int, fx.Node] = {}  # integers held the other way than they are made
         self.weights: dict[str, torch.Tensor] = {}
         self.fixed: list[str] = []  # paths of constants that are no parameters
 
@@ -146,9 +148,11 @@ class _Builder:
 
     def _alias(self, node: Node) -> None:
         source = node.inputs[0]
-        self.values[id(node.outputs[0])] = self._value(source, on_host=id(source) in self.on_host)
-        if id(source) in self.on_host:
-            self.on_host.add(id(node.outputs[0]))
+        on_host, whole = id(source) in self.on_host, id(source) in self.whole
+        self.values[id(node.outputs[0])] = self._value(source, on_host=on_host, whole=whole)
+        for held, kept in ((on_host, self.on_host), (whole, self.whole)):
+            if held:
+                kept.add(id(node.outputs[0]))
 
     # --- functions ----------------------------------------------------------------------------
 
@@ -164,10 +168,9 @@ class _Builder:
         keywords = {k: _plain(v) for k, v in node.attrs.items()}
         if "to" in keywords:  # of Cast: a number in ONNX's numbering of types
             keywords["to"] = torch_type(node.outputs[0].dtype)
-        if OUTPUTS in found.keywords:
-            keywords[OUTPUTS] = len(node.outputs)
-        if KIND in found.keywords:
-            keywords[KIND] = torch_type(node.outputs[0].dtype)
+        kind = node.outputs[0].dtype
+        known = {OUTPUTS: len(node.outputs), KIND: torch_type(kind), LIMITS: limits_of(kind)}
+        keywords |= {k: v for k, v in known.items() if k in found.keywords}
         made = self._node("call_function", found.function, tuple(arguments), keywords, node)
         results = list(node.outputs)
         for i, tensor in enumerate(results):
@@ -179,6 +182,13 @@ class _Builder:
             self._is(tensor, value)
             if on_host:
                 self.on_host.add(id(tensor))
+            if (found.makes_whole and i == 0) or self._moves_whole(node, tensor):
+                self.whole.add(id(tensor))
+
+    def _moves_whole(self, node: Node, tensor: Tensor) -> bool:
+        """Whether a node moves integers held as floating-point numbers and `tensor` is one of these."""
+        held = is_op(node, *MOVEMENTS) and any(id(t) in self.whole for t in node.inputs)
+        return held and bool(tensor.dtype == node.outputs[0].dtype)
 
     def _is_host(self, node: Node, found: Row) -> bool:
         if node.op in CREATORS:
@@ -187,7 +197,7 @@ class _Builder:
         read = [
             t
             for i, t in enumerate(node.inputs)
-            if not (isinstance(t, Constant) or t.is_empty() or found.slot(i))
+            if not (isinstance(t, Constant) or t.is_empty() or found.takes_number(i))
         ]
         return bool(read) and all(id(t) in self.on_host for t in read)
 
@@ -195,14 +205,16 @@ class _Builder:
         tensor = input_of(node, index)
         if tensor is None:
             return None
-        slot = found.slot(index)
-        if slot:
+        if found.takes_number(index):
             if not isinstance(tensor, Constant):
                 return self.values[id(tensor)]
-            return scalar_number(tensor) if slot == SCALAR else tensor.values.reshape(-1).tolist()
+            is_scalar = found.slot(index) == SCALAR
+            return scalar_number(tensor) if is_scalar else tensor.values.reshape(-1).tolist()
         if isinstance(tensor, Constant) and node.op in CREATORS:
             return self._weight(tensor)  # whose shape is asked for
-        return self._value(tensor, on_host=on_host)
+        takes_either = found.slot(index) == WHOLE and id(tensor) in self.whole
+        whole = takes_either or self._moves_whole(node, tensor)
+        return self._value(tensor, on_host=on_host, whole=whole)
 
     def _node(self, kind: str, target: Any, arguments: Any, keywords: Any, node: Node) -> fx.Node:
         name = _identifier(node.outputs[0].name or label(node))
@@ -216,7 +228,17 @@ class _Builder:
 
     # --- what nodes read ----------------------------------------------------------------------
 
-    def _value(self, tensor: Tensor, *, on_host: bool) -> fx.Node:
+    def _value(self, tensor: Tensor, *, on_host: bool, whole: bool = False) -> fx.Node:
+        value = self._as_made(tensor, on_host=on_host)
+        if whole == (id(tensor) in self.whole):
+            return value
+        if id(tensor) not in self.recast:
+            kind = () if whole else (torch_type(tensor.dtype), limits_of(tensor.dtype))
+            how = as_whole if whole else as_integers
+            self.recast[id(tensor)] = self.made.call_function(how, (value, *kind))
+        return self.recast[id(tensor)]
+
+    def _as_made(self, tensor: Tensor, *, on_host: bool) -> fx.Node:
         if isinstance(tensor, Constant):
             return self._inline(tensor) if on_host else self._weight(tensor)
         if on_host or id(tensor) not in self.on_host:

@@ -2,7 +2,7 @@
 
 Trained by default is
 - what stands in a slot for weights (of convolutions, matrix products, normalizations, PRelu and
-  recurrent cells), also through Transpose, Reshape and other movements;
+  recurrent cells), also through Transpose, Reshape, quantization and other movements;
 - what is added to a product along its last axis or its channels: a bias written as Add;
 - other arrays that are added, multiplied or concatenated *between* two layers with weights (layer
   scale, position embeddings, class tokens), unless all their values are whole numbers, as those of
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -40,9 +41,10 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
 }
+_QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 _MOVEMENTS = (
     *("Cast", "CastLike", "Expand", "Flatten", "Identity", "Pad", "Reshape", "Slice", "Split"),
-    *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Concat"),
+    *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Concat", *_QUANTIZATION),
 )
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _JOINS = ("Add", "Sub", "Mul", "Div", "Concat")
@@ -104,7 +106,8 @@ def _moved_constants(tensor: Tensor, *, smallest: int = 1) -> Iterator[Tensor]:
         parts = maker.inputs if maker.op == "Concat" else maker.inputs[:1]
         for part in parts:
             # One number written out over all channels is how exporters write "no bias".
-            yield from _moved_constants(part, smallest=2)
+            least = smallest if is_op(maker, *_QUANTIZATION) else 2
+            yield from _moved_constants(part, smallest=least)
 
 
 def _bias(node: Node) -> Iterator[Tensor]:
@@ -148,6 +151,8 @@ def _could_be_learnt(constant: Tensor) -> bool:
 
 _TYPES: dict[str, torch.dtype] = {
     "bool": torch.bool,
+    "uint4": torch.uint8,  # no arithmetic of torch's knows types of 4 bits
+    "int4": torch.int8,
     "uint8": torch.uint8,
     "int8": torch.int8,
     "uint16": torch.uint16,
@@ -166,14 +171,24 @@ _TYPES: dict[str, torch.dtype] = {
 
 
 def torch_type(kind: Any) -> torch.dtype | None:
-    """The torch type of a numpy type; None when torch has none (strings, 4-bit) or none is known."""
+    """The torch type of a numpy type; None when torch has none (strings, 8-bit floats) or none is known."""
     return None if kind is None else _TYPES.get(np.dtype(kind).name)
+
+
+def limits_of(kind: Any) -> tuple[int, int] | None:
+    """The smallest and largest number of an integer type; None of any other."""
+    if kind is None or np.dtype(kind).name.lstrip("u")[:3] != "int":
+        return None
+    found = ml_dtypes.iinfo(np.dtype(kind))
+    return int(found.min), int(found.max)
 
 
 def to_tensor(values: np.ndarray[Any, Any]) -> torch.Tensor:
     """A tensor of its own with the values of an array: arrays are shared between graphs."""
     if values.dtype.name == "bfloat16":
         return torch.from_numpy(values.view(np.uint16).copy()).view(torch.bfloat16)
+    if values.dtype.name in ("int4", "uint4"):
+        values = values.astype(np.int8 if values.dtype.name == "int4" else np.uint8)
     return torch.from_numpy(np.array(values, copy=True, order="C"))
 
 

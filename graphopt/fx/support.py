@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from graphopt.errors import UnsupportedError
-from graphopt.fx.constants import torch_type
-from graphopt.fx.table import KIND, MODULES, OUTPUTS, row
+from graphopt.fx.constants import limits_of, torch_type
+from graphopt.fx.table import KIND, LIMITS, MODULES, OUTPUTS, row
 from graphopt.ir.graph import (
     STANDARD_DOMAINS,
     Constant,
@@ -61,7 +61,7 @@ def _reason(graph: Graph, node: Node) -> str:
     found = row(node.op)
     if found is None:
         return "has no row in the table of operators"
-    if ({"to", KIND} & found.keywords) and torch_type(node.outputs[0].dtype) is None:
+    if ({"to", KIND, LIMITS} & found.keywords) and torch_type(node.outputs[0].dtype) is None:
         return "makes values of a type that torch does not have or that is not known"
     unknown = sorted(set(node.attrs) - found.keywords)
     if unknown:
@@ -72,7 +72,14 @@ def _reason(graph: Graph, node: Node) -> str:
         and any(_is_read(graph, t) for t in node.outputs[1:])
     ):
         return "has a second output that is read"
+    if node.op == "Resize" and _mixes_integers(node):
+        return "mixes integers, which the standard does not say how to round"
     return ""
+
+
+def _mixes_integers(node: Node) -> bool:
+    mode = node.attrs.get("mode", "nearest")
+    return mode != "nearest" and limits_of(node.inputs[0].dtype) is not None
 
 
 def _module_reason(graph: Graph, node: Node) -> str:

@@ -23,13 +23,14 @@ from graphopt.fx.operators import (
     normalization,
     pooling,
     products,
+    quantization,
     recurrent,
     reduction,
     resize,
     sequence,
     sizes,
 )
-from graphopt.fx.slots import NUMBERS, SCALAR
+from graphopt.fx.slots import NUMBERS, SCALAR, WHOLE
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     **activation.ROWS,
@@ -42,6 +43,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     **normalization.ROWS,
     **pooling.ROWS,
     **products.ROWS,
+    **quantization.ROWS,
     **recurrent.ROWS,
     **reduction.ROWS,
     **resize.ROWS,
@@ -52,8 +54,16 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 MODULES = ("BatchNormalization", "Dropout")
 # These make their results from sizes and have no tensor whose device they could share.
 CREATORS = ("Shape", "Size", "ConstantOfShape", "Range")
-# Keywords the builder fills in itself: how many results are read, and of which type the first is.
-OUTPUTS, KIND = "outputs", "kind"
+# These give back values they are given, so that whole numbers stay whole numbers (`slots.py`).
+MOVEMENTS = (
+    *("CenterCropPad", "Clip", "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather"),
+    *("GatherElements", "GatherND", "GlobalMaxPool", "Max", "MaxPool", "Min", "Pad", "ReduceMax"),
+    *("ReduceMin", "Relu", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze"),
+    *("Tile", "Transpose", "Unsqueeze", "Where"),
+)
+# Keywords the builder fills in itself: how many results are read, of which type the first is, and the
+# smallest and largest integer of that type.
+OUTPUTS, KIND, LIMITS = "outputs", "kind", "limits"
 
 
 @dataclass(frozen=True)
@@ -65,16 +75,22 @@ class Row:
         slots: for every positional parameter whether it takes numbers, one number or a tensor.
         keywords: the attributes it knows; None when its signature cannot be read (none, then).
         several: whether it returns a sequence of tensors.
+        makes_whole: whether its (first) result is integers held as floating-point numbers.
     """
 
     function: Callable[..., Any]
     slots: tuple[str, ...]
     keywords: frozenset[str]
     several: bool
+    makes_whole: bool = False
 
     def slot(self, index: int) -> str:
-        """What input `index` takes: NUMBERS, SCALAR or "" for a tensor."""
+        """What input `index` takes: NUMBERS, SCALAR, WHOLE or "" for any tensor."""
         return self.slots[index] if index < len(self.slots) else ""
+
+    def takes_number(self, index: int) -> bool:
+        """Whether a constant in input `index` arrives as Python numbers."""
+        return self.slot(index) in (*NUMBERS, SCALAR)
 
 
 @cache
@@ -94,9 +110,11 @@ def row(op: str) -> Row | None:
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             slots.append(_slot(str(parameter.annotation)))
     returns = str(signature.return_annotation)
-    return Row(function, tuple(slots), frozenset(keywords), returns.startswith(("Seq", "tuple")))
+    several = returns.startswith(("Seq", "tuple"))
+    makes_whole = returns.startswith((WHOLE, f"tuple[{WHOLE}"))
+    return Row(function, tuple(slots), frozenset(keywords), several, makes_whole)
 
 
 def _slot(annotation: str) -> str:
     kind = annotation.removesuffix(" | None")
-    return kind if kind in (*NUMBERS, SCALAR) else ""
+    return kind if kind in (*NUMBERS, SCALAR, WHOLE) else ""

@@ -249,14 +249,14 @@ def add_node(
     return out
 
 
-def replace_uses(graph: Graph, old: Tensor, new: Tensor) -> None:
-    """Everyone who read `old` reads `new`, and what only served `old` is dropped.
+def replace_uses(graph: Graph, old: Tensor, new: Tensor, *, but: Node | None = None) -> None:
+    """Everyone who read `old` reads `new` (but the node `but`), and what only served `old` is dropped.
 
     Graph outputs keep their names and their order: `new` takes over the name of an output it
     replaces, or an Identity is left where it cannot (it is an input, a constant, another output).
     """
     maker = producer(old)
-    for reader in list({id(n): n for n in old.outputs}.values()):
+    for reader in list({id(n): n for n in old.outputs if n is not but}.values()):
         for i, tensor in enumerate(reader.inputs):
             if tensor is old:
                 reader.inputs[i] = new

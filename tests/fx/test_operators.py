@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import operator_cases_places
+import operator_cases_quantization
 import operator_cases_values
 import operator_cases_windows
 import pytest
@@ -30,6 +31,7 @@ CASES: list[Case] = [
     *operator_cases_values.CASES,
     *operator_cases_windows.CASES,
     *operator_cases_places.CASES,
+    *operator_cases_quantization.CASES,
 ]
 
 
@@ -92,9 +94,10 @@ def test_computes_the_same_for_any_parameters(family: str) -> None:
 # Steps, positions, truth values and types: their gradient is 0 or there is none.
 FLAT = {
     *("And", "ArgMax", "ArgMin", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
-    *("Cast", "CastLike", "Ceil", "ConstantOfShape", "Equal", "EyeLike", "Floor", "Greater"),
-    *("GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonMaxSuppression"),
-    *("NonZero", "Not", "Or", "Range", "Round", "SequenceLength", "Shape", "Sign", "Size", "Xor"),
+    *("Cast", "CastLike", "Ceil", "ConstantOfShape", "ConvInteger", "Equal", "EyeLike", "Floor"),
+    *("Greater", "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual"),
+    *("MatMulInteger", "NonMaxSuppression", "NonZero", "Not", "Or", "QLinearConv", "QLinearMatMul"),
+    *("QuantizeLinear", "Range", "Round", "SequenceLength", "Shape", "Sign", "Size", "Xor"),
 }
 
 

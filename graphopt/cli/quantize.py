@@ -1,0 +1,84 @@
+"""graphopt quantize: a float model becomes one that is computed in integers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphopt.cli.common import File, Json, Model, Names, Text, checked_report, finish, progress
+
+app = typer.Typer()
+
+
+@app.command()
+def quantize(
+    model: Model,
+    data: Annotated[
+        Path, typer.Option(help="Images without labels: a folder, a .txt list, .npy or .npz.")
+    ],
+    output: Annotated[
+        File,
+        typer.Option("-o", "--output", help="Where to write; MODEL.int8.onnx if not given."),
+    ] = None,
+    preprocess: Annotated[
+        Text,
+        typer.Option(help="How images become inputs, e.g. yolo or 'letterbox, rgb, scale=1/255'."),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(help="What will run it: onnxruntime, onnxruntime-arm, a57, a76, tensorrt."),
+    ] = "onnxruntime",
+    method: Annotated[
+        str,
+        typer.Option(help="Ranges: min-max, moving-average, percentile, entropy or mse."),
+    ] = "mse",
+    repair: Annotated[
+        Text, typer.Option(help="What mends accuracy without training; none for nothing.")
+    ] = None,
+    keep: Annotated[
+        Names, typer.Option(help="Leave nodes in float: names, operators or globs.")
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="images=128,...", help="More settings of `graphopt passes insert-fake-quant`."
+        ),
+    ] = "",
+    report: Annotated[
+        File, typer.Option(help="Write report.json and report.html into this folder.")
+    ] = None,
+    as_json: Json = False,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")
+    ] = 0,
+    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+) -> None:
+    """Quantizes MODEL with images without labels; what stays in float is in the report."""
+    from graphopt.quantize import DEFAULT_REPAIR, quantize_file
+    from graphopt.registry import read_options
+
+    started = time.perf_counter()
+    written = output or model.with_name(f"{model.stem}.int8.onnx")
+    checked_report(report)
+    options: dict[str, Any] = {
+        **read_options(recipe, "recipe"),
+        "preprocess": preprocess or "",
+        "repair": DEFAULT_REPAIR if repair is None else repair,
+        "target": target,
+        "method": method,
+        "keep": "|".join(keep or []),
+    }
+    with progress() as telling:
+        run = quantize_file(
+            model,
+            written,
+            data=str(data),
+            seed=seed,
+            measure=measure,
+            progress=telling,
+            **options,
+        )
+    finish(run, written, report, started, as_json=as_json)

@@ -1,0 +1,151 @@
+"""Rounds weights and activations to integer grids, in a network that is still float.
+
+    y = conv(x, w) + b   becomes   y = r_y(conv(r_x(x), r_w(w)) + b),   r = dequantize(quantize(.))
+
+One mechanism for two uses: runtimes recognize the pairs and compute in integers, and the FX view
+trains through them. Grids of activations are chosen from histograms over calibration images, those
+of weights from the weights. What is quantized is decided by the rules of a target; what is not, and
+why, is in the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, ClassVar
+
+from graphopt.data import load_data
+from graphopt.data.images import METADATA
+from graphopt.errors import UsageError
+from graphopt.ir.graph import Graph
+from graphopt.pass_base import Changes, Context, Pass
+from graphopt.passes.quantize.grid import Grid
+from graphopt.passes.quantize.placement import Placement
+from graphopt.passes.quantize.precision import Effect, below, effects, fewest
+from graphopt.passes.quantize.rounder import Float, Rounder, Settings, worth_storing
+from graphopt.passes.quantize.rules import Rules, rules_for, with_kinds
+from graphopt.passes.quantize.signal import Signal, told
+from graphopt.runtime.run import open_graph
+
+_PROOF_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class InsertFakeQuant(Pass):
+    """y = conv(x, w) becomes y = r(conv(r(x), r(w))), r(x) = s * (clip(round(x / s) + z) - z).
+
+    Weights are symmetric, narrow and per output channel; activations per tensor. First and last
+    products, and what follows the last ones, stay in float unless `first` or `last` is set. Not
+    handled: models that are quantized already, and 16-bit float models.
+    """
+
+    name: ClassVar[str] = "insert-fake-quant"
+    numerics: ClassVar[Changes] = Changes("rounds to integer grids")
+    after: ClassVar[dict[str, str]] = {
+        "fuse-conv-bn": "the grid of a weight has to be that of the folded one",
+        "fuse-conv-affine": "the grid of a weight has to be that of the folded one",
+        "fuse-affine-conv": "the grid of a weight has to be that of the folded one",
+        "simplify": "it would compute rounded weights in float",
+    }
+
+    data: Any = None  # calibration images: see graphopt.data
+    preprocess: str = ""
+    images: int = 128  # at most
+    batch: int = 4
+    target: str = "onnxruntime"  # see graphopt.passes.quantize.rules
+    activation: str | None = None  # another integer type than the target's
+    weight: str | None = None
+    method: str = "mse"  # see graphopt.passes.quantize.observe.ranges
+    percentile: float = 99.99
+    power_of_two: bool = False
+    keep: str = ""  # names, operators or globs of nodes that stay in float, separated by |
+    first: bool = False
+    last: bool = False
+    compress: bool = False  # also store large weights of products that stay in float as integers
+    floor: float = 15.0  # decibels: what alone leaves less of the outputs stays in float; 0 for all
+    max_drop: float | None = None  # with `drop`: the fewest in float so that no more is lost
+    cache: bool = True
+    # Called with a graph: by how many points it is worse than the float network.
+    drop: Any = field(default=None, repr=False)
+
+    def run(self, graph: Graph, context: Context) -> None:
+        rules = with_kinds(rules_for(self.target), self.activation, self.weight)
+        _check_opset(graph, rules)
+        rounder = self._rounder(graph.copy(), rules)
+        left = Float(nodes=frozenset(k for k in self.keep.split("|") if k))
+        placement = rounder.place(left)
+        if not placement.nodes:
+            _refuse(placement, context)
+            return
+        before = Signal(open_graph(graph), islice(rounder.data, _PROOF_BATCHES))
+        found: list[Effect] = []
+        if self.floor > 0 or self.max_drop is not None:
+            left, found = self._search(rounder, left, before)
+            placement = rounder.place(left)
+        grids = rounder.apply(graph, placement)
+        _refuse(placement, context)
+        for node in placement.nodes:
+            context.rewrote(node, "computes in integers")
+        for node in worth_storing(graph, placement) if self.compress else ():
+            context.rewrote(node, "computes in float with a rounded weight")
+        kept = before.of(open_graph(graph))
+        context.proof = f"rounded outputs keep {told(kept)}"
+        if self.preprocess:
+            graph.metadata[METADATA] = self.preprocess
+        context.facts["quantization"] = {
+            "target": rules.name,
+            "method": self.method,
+            "nodes": [n.name for n in placement.nodes],
+            "grids": {n: _told(g) for n, g in grids.items()},
+            "batches": rounder.observed.batches,
+            "sqnr": kept,
+            "effects": [dataclasses.asdict(e) for e in found],
+        }
+
+    def _rounder(self, graph: Graph, rules: Rules) -> Rounder:
+        if self.data is None:
+            raise UsageError("insert-fake-quant calibrates on images: give data=FOLDER (or arrays)")
+        data = load_data(
+            self.data, graph, preprocess=self.preprocess, batch=self.batch, limit=self.images
+        )
+        settings = Settings(
+            rules=rules,
+            method=self.method,
+            percentile=self.percentile,
+            power_of_two=self.power_of_two,
+            first=self.first,
+            last=self.last,
+            compress=self.compress,
+            cache=self.cache,
+        )
+        return Rounder(graph, data, settings)
+
+    def _search(self, rounder: Rounder, left: Float, signal: Signal) -> tuple[Float, list[Effect]]:
+        """What to leave in float besides, and what every rounding does alone."""
+        found = effects(rounder.graph, rounder.rounded(left), signal)
+        left = left | below(found, self.floor)
+        if self.max_drop is not None:
+            if self.drop is None:
+                raise UsageError("max-drop needs drop=, which says how much worse a graph is")
+            left = fewest(rounder, left, found, self.drop, self.max_drop)
+        return left, found
+
+
+def _refuse(placement: Placement, context: Context) -> None:
+    for node, reason in placement.refused:
+        context.refused(node, reason)
+
+
+def _check_opset(graph: Graph, rules: Rules) -> None:
+    kinds = (rules.activation_kind, rules.weight_kind)
+    if graph.opset < 21 and any(k.bits != 8 for k in kinds):
+        names = " and ".join(dict.fromkeys(k.name for k in kinds if k.bits != 8))
+        raise UsageError(
+            f"{names} needs opset 21 or later, and the model has {graph.opset}: run the pass "
+            "raise-opset{to=21} before"
+        )
+
+
+def _told(grid: Grid) -> dict[str, Any]:
+    return {"type": grid.kind.name, "scale": float(grid.scale), "zero": int(grid.zero)}

@@ -1,0 +1,213 @@
+"""Rounds a float network for a target: once to find out what it costs, and once for good.
+
+Calibration is done once; which tensors and nodes are left in float can be varied freely after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphopt.data import Data
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, is_op, nodes_of, sweep
+from graphopt.passes.quantize.grid import Grid, channel_grid, grid_for
+from graphopt.passes.quantize.observe import Observed, observe, range_of
+from graphopt.passes.quantize.observe.calibrate import default_cache
+from graphopt.passes.quantize.observe.curves import curve_behind
+from graphopt.passes.quantize.pairs import GridTensors, add_grid, add_pair
+from graphopt.passes.quantize.placement import PRODUCTS, Placement, place, weight_axis
+from graphopt.passes.quantize.rules import Rules
+
+_LARGEST_BIAS = 2.0**30  # in steps of s_x s_w: half of what int32 holds, the rest is for sums
+_WORTH_STORING = 0.01  # of all weights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to round: see the options of `insert-fake-quant`."""
+
+    rules: Rules
+    method: str
+    percentile: float
+    power_of_two: bool = False
+    first: bool = False
+    last: bool = False
+    compress: bool = False
+    cache: bool = True
+
+
+@dataclass(frozen=True)
+class Float:
+    """What is left in float although the target could compute it in integers.
+
+    Attributes:
+        nodes: names, operators or globs.
+        tensors: names of tensors that are never carried as integers.
+    """
+
+    nodes: frozenset[str] = field(default_factory=frozenset)
+    tensors: frozenset[str] = field(default_factory=frozenset)
+
+    def __or__(self, other: Float) -> Float:
+        return Float(self.nodes | other.nodes, self.tensors | other.tensors)
+
+
+class Rounder:
+    """A float graph, calibrated; `rounded` copies of it differ in what stays in float."""
+
+    def __init__(self, graph: Graph, data: Data, settings: Settings) -> None:
+        """Nothing is measured yet; `graph` is not edited and must not be, while this is in use."""
+        self.graph, self.data, self.settings = graph, data, settings
+        self.observed = Observed({}, 0)
+        self._ranges: dict[str, tuple[float, float]] = {}
+
+    def place(self, left: Float) -> Placement:
+        """Where integers are, with ranges known for every tensor there.
+
+        Raises:
+            UnsupportedError, UsageError: see `placement.place` and `observe`.
+        """
+        without = set(left.tensors)
+        while True:
+            placement = place(
+                self.graph,
+                self.settings.rules,
+                keep=left.nodes,
+                first=self.settings.first,
+                last=self.settings.last,
+                without=without,
+            )
+            if any(n not in self.observed.histograms for n in placement.carried):
+                cache = default_cache() if self.settings.cache else None
+                self.observed = observe(self.graph, list(placement.carried), self.data, cache=cache)
+            bad = set(self.observed.not_finite()) & set(placement.carried)
+            if not bad:
+                return placement
+            without |= bad  # NaN and infinities are on no grid
+
+    def rounded(self, left: Float) -> Graph:
+        """A rounded copy of the graph."""
+        twin = self.graph.copy()
+        self.apply(twin, self.place(left))
+        return twin
+
+    def apply(self, graph: Graph, placement: Placement) -> dict[str, Grid]:
+        """Puts pairs into a graph equal to this one's; returns the grids by tensor."""
+        grids = self._grids(placement)
+        tensors = _put_in(graph, placement, grids)
+        weights = _Weights(graph, self.settings)
+        by_name = {n.name: n for n in graph.nodes}
+        for node in placement.nodes:
+            weights.round(by_name[node.name], tensors)
+        if self.settings.compress:
+            for node in worth_storing(graph, placement):
+                weights.round(node, tensors)
+        sweep(graph)
+        return {name: grids[number] for name, number in placement.carried.items()}
+
+    def _grids(self, placement: Placement) -> dict[int, Grid]:
+        """The grid of every group: the hull of the ranges of its tensors."""
+        ranges: dict[int, list[tuple[float, float]]] = {}
+        tensors = self.graph.tensors()
+        for name, number in placement.carried.items():
+            if name not in self._ranges:
+                self._ranges[name] = self._range(tensors[name])
+            ranges.setdefault(number, []).append(self._ranges[name])
+        return {number: self._grid(found) for number, found in ranges.items()}
+
+    def _range(self, tensor: Tensor) -> tuple[float, float]:
+        rules = self.settings.rules
+        return range_of(
+            self.settings.method,
+            self.observed.histograms[tensor.name],
+            rules.activation_kind,
+            symmetric=rules.symmetric,
+            percentile=self.settings.percentile,
+            curve=curve_behind(self.graph, tensor),
+        )
+
+    def _grid(self, ranges: list[tuple[float, float]]) -> Grid:
+        return grid_for(
+            min(low for low, _ in ranges),
+            max(high for _, high in ranges),
+            self.settings.rules.activation_kind,
+            symmetric=self.settings.rules.symmetric,
+            power_of_two=self.settings.power_of_two,
+        )
+
+
+def _put_in(graph: Graph, placement: Placement, grids: dict[int, Grid]) -> dict[str, GridTensors]:
+    """A pair on every carried tensor; the constants of their grids by the tensors' names."""
+    by_name = graph.tensors()
+    made = {t.name for found in placement.results.values() for t in found}
+    inside = {n.name for n in placement.nodes}
+    of_grid: dict[int, GridTensors] = {}
+    found: dict[str, GridTensors] = {}
+    for name, number in placement.carried.items():
+        if number not in of_grid:
+            of_grid[number] = add_grid(graph, name, grids[number])
+        tensor = by_name[name]
+        everyone = name in made
+        readers = [n for n in tensor.outputs if n.name in inside]
+        _, dequantize = add_pair(graph, tensor, of_grid[number], None if everyone else readers)
+        found[dequantize.outputs[0].name] = of_grid[number]
+    return found
+
+
+def worth_storing(graph: Graph, placement: Placement) -> list[Node]:
+    """Float products whose weights are a good part of the file."""
+    inside = {n.name for n in placement.nodes}
+    products = [n for n in nodes_of(graph, *PRODUCTS) if isinstance(n.inputs[1], Constant)]
+    sizes = {id(n): n.inputs[1].values.size for n in products}
+    least = _WORTH_STORING * sum(sizes.values())
+    return [n for n in products if n.name not in inside and sizes[id(n)] >= least]
+
+
+class _Weights:
+    """Rounds the weights of products, each constant once."""
+
+    def __init__(self, graph: Graph, settings: Settings) -> None:
+        self._graph, self._rules = graph, settings.rules
+        self._power_of_two = settings.power_of_two
+        self._done: dict[tuple[int, int | None], Tensor] = {}
+
+    def round(self, node: Node, grids: dict[str, GridTensors]) -> None:
+        """Puts a pair between a product and its constant weight."""
+        if not is_op(node, *PRODUCTS) or not isinstance(node.inputs[1], Constant):
+            return
+        weight = node.inputs[1]
+        axis = weight_axis(node) if node.op in self._rules.per_channel else None
+        rounded = self._done.get((id(weight), axis))
+        if rounded is None:
+            grid = self._grid(node, weight.values, axis, grids)
+            tensors = add_grid(self._graph, weight.name, grid)
+            _, dequantize = add_pair(self._graph, weight, tensors, [node])
+            self._done[id(weight), axis] = dequantize.outputs[0]
+        else:
+            node.inputs[1] = rounded
+
+    def _grid(
+        self, node: Node, values: Any, axis: int | None, grids: dict[str, GridTensors]
+    ) -> Grid:
+        kind = self._rules.weight_kind
+        if axis is None:
+            top = float(np.abs(values).max(initial=0.0))
+            return grid_for(
+                -top, top, kind, symmetric=True, narrow=True, power_of_two=self._power_of_two
+            )
+        grid = channel_grid(values, axis, kind, power_of_two=self._power_of_two)
+        return self._with_room_for_bias(node, grid, grids)
+
+    def _with_room_for_bias(self, node: Node, grid: Grid, grids: dict[str, GridTensors]) -> Grid:
+        """Coarser where a channel's bias would not fit into 32 bits of s_x * s_w."""
+        bias = input_value(node, 2) if node.op != "MatMul" else None
+        given = grids.get(node.inputs[0].name)
+        if bias is None or given is None or bias.size != grid.scale.size:
+            return grid
+        least = np.abs(bias.reshape(-1)) / (float(given.scale.values) * _LARGEST_BIAS)
+        scale = np.maximum(grid.scale, least).astype(np.float32)
+        if self._power_of_two:
+            scale = np.exp2(np.ceil(np.log2(scale))).astype(np.float32)
+        return Grid(grid.kind, scale, grid.zero, grid.axis, grid.narrow)

@@ -1,0 +1,69 @@
+"""Stores and computes in bfloat16, which has the range of float32 and 8 bits of precision.
+
+    y = f(x, w)   becomes   float32(f(bfloat16(x), bfloat16(w)))
+
+as `to-float16` does it (and with its code), but that nothing overflows. Before opset 22 convolutions,
+pooling and some activations have no bfloat16: where only types changed in between, the model's opset is
+raised to 22. Not handled: GroupNormalization before opset 21, whose meaning changed, and what has no
+bfloat16 in the standard. ONNX Runtime has no kernels for it on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from graphopt.ir.graph import Graph, Node, inner_nodes, is_op, subgraphs
+from graphopt.pass_base import Changes, Context, Pass
+from graphopt.passes.quantize.narrow_floats import BFLOAT16, is_wide
+from graphopt.passes.quantize.to_float16 import narrow_graph
+
+_OPSET = 22
+_IR_VERSION = 10  # the oldest that goes with it
+
+
+@dataclass(frozen=True)
+class ToBfloat16(Pass):
+    """f(x, w) becomes float32(f(bfloat16(x), bfloat16(w))); the opset is raised to 22 for it."""
+
+    name: ClassVar[str] = "to-bfloat16"
+    numerics: ClassVar[Changes] = Changes("computes in bfloat16")
+    after: ClassVar[dict[str, str]] = {
+        "fuse-conv-bn": "weights are to be rounded once, after everything was folded into them",
+        "equalize": "it works on float32 weights",
+        "absorb-bias": "it works on float32 weights",
+    }
+
+    data: Any = None  # images that show how large activations become: see graphopt.data
+    preprocess: str = ""
+    batch: int = 8
+    limit: int = 64
+    keep: str = ""  # nodes that stay in float32: names, operators or globs, separated by |
+    io: str = "float32"  # the type of the model's inputs and outputs: float32 or bfloat16
+
+    def run(self, graph: Graph, context: Context) -> None:
+        known = graph.opset
+        if known < _OPSET and any(is_wide(t) for n in graph.nodes for t in n.outputs):
+            node = _changed_meaning(graph)
+            if node is None:
+                _set_opset(graph, _OPSET)
+            else:
+                context.refused(node, f"{node.op} means something else from opset 21 on")
+        narrow_graph(graph, context, BFLOAT16, self)
+        if not context.rewrites:
+            _set_opset(graph, known)
+        elif graph.opset != known:
+            graph.ir_version = max(graph.ir_version or 0, _IR_VERSION)
+
+
+def _changed_meaning(graph: Graph) -> Node:
+    """A node that another opset would change, or None; all else changed in its types only."""
+    nodes = (*graph.nodes, *inner_nodes(graph))
+    return next((n for n in nodes if is_op(n, "GroupNormalization") and graph.opset < 21), None)
+
+
+def _set_opset(graph: Graph, opset: int) -> None:
+    graph.opset = opset
+    for node in graph.nodes:
+        for inner in subgraphs(node):
+            inner.opset = opset
