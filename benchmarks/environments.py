@@ -1,4 +1,4 @@
-"""The pruning tools we are measured against, each in a virtual environment of its own."""
+"""The tools we are measured against, each in a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parents[1] / "out" / "bench"
 PACKAGES = {
     "torch-pruning": ["torch>=2.8,<2.14", "torch-pruning", "numpy", "onnx"],
+    "onnxruntime": ["onnxruntime>=1.20", "onnx", "numpy", "sympy"],
+    "nncf": ["nncf==3.4.0", "onnx", "onnxruntime>=1.20", "numpy"],
+    # The last version that takes ONNX files, with the packages of its time.
+    "neural-compressor": [
+        *("neural-compressor==2.6", "onnx==1.16.2", "onnxruntime==1.18.1", "numpy<2"),
+        *("setuptools<80", "protobuf<5", "six"),
+    ],
     "onnxsim": ["onnxsim==0.8.1", "onnxruntime>=1.20", "numpy"],
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,22 @@ def _sha256(path: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """What a metric says of the model before and after, as shares between 0 and 1."""
+
+    metric: str
+    before: float
+    after: float
+    images: int
+    data: str
+
+    @property
+    def lost(self) -> float:
+        """Points lost: 100 (before - after)."""
+        return 100 * (self.before - self.after)
+
+
+@dataclass(frozen=True)
 class Optimized:
     """Everything one run found out; the report is made from this."""
 
@@ -72,6 +88,7 @@ class Optimized:
     operator_shares: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
 
 
 def optimize_file(
@@ -84,6 +101,7 @@ def optimize_file(
     strict: bool = False,
     verify: bool = True,
     measure: bool = True,
+    judge: Callable[[Graph], Accuracy] | None = None,
     progress: Progress = silent,
 ) -> Optimized:
     """Optimizes the model in `source` and writes the result to `target`.
@@ -97,6 +115,7 @@ def optimize_file(
         strict: stop at the first pass that breaks its contract instead of rolling it back.
         verify: compare outputs; without it nothing is proven, and the report says so.
         measure: time both models in ONNX Runtime.
+        judge: measures the result on labelled data before it is written, and may raise BudgetError.
         progress: told what is going on.
 
     Raises:
@@ -125,6 +144,11 @@ def optimize_file(
     kept = source if source.resolve() != target.resolve() else None
     del graph  # a large model's original weights are not needed any more
     release()
+    accuracy: Accuracy | None = None
+    if judge is not None:
+        progress("measuring accuracy")
+        accuracy = judge(outcome.graph)
+        clock.lap("accuracy")
     progress("writing")
     save(outcome.graph, target, runnable=verify and oracle is not None and _by_ort(oracle))
     after, results, final = Snapshot.of(outcome.graph, target), outcome.results, outcome.final
@@ -148,6 +172,7 @@ def optimize_file(
         operator_shares=shares,
         notes=tuple(notes),
         seconds=clock.laps,
+        accuracy=accuracy,
     )
 
 

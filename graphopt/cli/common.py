@@ -95,7 +95,13 @@ def finish(
 ) -> None:
     """Writes the report of a run and prints its tables, or its JSON."""
     from graphopt.report.document import document, to_json
-    from graphopt.report.terminal import console, print_optimized, print_pruning, print_training
+    from graphopt.report.terminal import (
+        console,
+        print_optimized,
+        print_pruning,
+        print_quantization,
+        print_training,
+    )
 
     content = document(run)
     if report is not None:
@@ -110,6 +116,8 @@ def finish(
         print_pruning(out, content["pruning"])
     if content["training"]:
         print_training(out, content["training"])
+    if content["quantization"]:
+        print_quantization(out, content["quantization"], content["accuracy"])
     print_optimized(out, content)
     for line in [f"wrote {target}", *more]:
         out.print(line, markup=False)

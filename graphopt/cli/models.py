@@ -59,9 +59,19 @@ def optimize(
             "`graphopt passes recover` and of training (lr, batch, ...).",
         ),
     ] = None,
+    quantize: Annotated[
+        Text,
+        typer.Option(
+            metavar="int8,...",
+            help="Round to integers last; takes repair=a|b and the options of `graphopt passes "
+            "insert-fake-quant`.",
+        ),
+    ] = None,
     data: Annotated[
         File,
-        typer.Option(help="Images for --prune and --recover: a folder, a .txt list, .npy or .npz."),
+        typer.Option(
+            help="Images for --prune, --recover and --quantize: a folder, a .txt list, .npy or .npz."
+        ),
     ] = None,
     preprocess: Annotated[
         Text, typer.Option(help="How images become inputs, e.g. yolo or 'stretch, bgr, scale=1'.")
@@ -94,9 +104,14 @@ def optimize(
     checked_report(report)
     with progress() as telling:
         images = None if data is None else {"data": str(data), "preprocess": preprocess or ""}
+        if images is not None and not (prune or recover or quantize):
+            raise UsageError(
+                "--data is for --prune, --recover and --quantize; without them no pass needs images"
+            )
         chosen = [
             *_changes(prune, recover, images, folder, telling),
             *_passes(passes, pipeline, skip or [], only or []),
+            *_quantizing(quantize, images),
         ]
         run = optimize_file(
             model,
@@ -104,7 +119,7 @@ def optimize(
             passes=chosen,
             input_shapes=shapes(input_shape or []),
             seed=seed,
-            strict=strict or prune is not None,
+            strict=strict or prune is not None or quantize is not None,
             verify=verify,
             measure=measure,
             progress=telling,
@@ -202,10 +217,6 @@ def _changes(
 ) -> list[Any]:
     """The passes that come first: preparation, pruning, recovery."""
     if prune is None and recover is None:
-        if images is not None:
-            raise UsageError(
-                "--data is for --prune and --recover; without them no pass needs images"
-            )
         return []
     if prune is None:
         raise UsageError("--recover makes up for --prune: give both, or use `graphopt distill`")
@@ -223,6 +234,22 @@ def _changes(
         more = {**(images or {}), "folder": str(folder) if folder else "", "watch": telling.watch()}
         found.append(recovering(recover, **more))
     return found
+
+
+def _quantizing(wanted: str | None, images: dict[str, str] | None) -> list[Any]:
+    """The passes that come last."""
+    if wanted is None:
+        return []
+    if images is None:
+        raise UsageError("--quantize calibrates on images: give --data FOLDER (no labels needed)")
+    from graphopt.quantize import quantizing
+    from graphopt.registry import read_options
+
+    kind, _, more = wanted.partition(",")
+    if "=" in kind:
+        raise UsageError(f"--quantize {wanted!r}: say the type of weights first, as in int8,{wanted}")
+    options: dict[str, Any] = {"weight": kind, **read_options(more, "quantize")}
+    return quantizing(images["data"], preprocess=images["preprocess"], **options)
 
 
 def _passes(text: str, pipeline: Path | None, skip: list[str], only: list[str]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -41,6 +41,25 @@ def quantize(
     keep: Annotated[
         Names, typer.Option(help="Leave nodes in float: names, operators or globs.")
     ] = None,
+    labels: Annotated[
+        Text,
+        typer.Option(
+            metavar="KIND:WHERE",
+            help="Labelled images to measure on: coco:, yolo:, voc:, imagefolder:, npz:.",
+        ),
+    ] = None,
+    task: Annotated[Text, typer.Option(help="detection or classification, of --labels.")] = None,
+    decoder: Annotated[
+        Text, typer.Option(help="What the outputs mean, e.g. yolov5; found from them if clear.")
+    ] = None,
+    max_drop: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0,
+            help="Points of AP or top-1 that may be lost on --labels; the fewest layers stay in "
+            "float for that. Exit 4: cannot be met.",
+        ),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -76,6 +95,10 @@ def quantize(
             model,
             written,
             data=str(data),
+            labels=labels,
+            task=task,
+            decoder=decoder,
+            max_drop=max_drop,
             seed=seed,
             measure=measure,
             progress=telling,

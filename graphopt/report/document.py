@@ -36,6 +36,10 @@ def document(run: Optimized) -> Document:
         "passes": [_pass(p) for p in run.passes],
         "training": next((p.facts["training"] for p in run.passes if "training" in p.facts), None),
         "pruning": next((pruning_facts(p) for p in run.passes if "plan" in p.facts), None),
+        "quantization": next(
+            (dict(p.facts["quantization"]) for p in run.passes if "quantization" in p.facts), None
+        ),
+        "accuracy": dataclasses.asdict(run.accuracy) if run.accuracy else None,
         "sparsity": [dict(p.facts["gamma"]) for p in run.passes if "gamma" in p.facts],
         "verification": {
             "executor": run.executor,

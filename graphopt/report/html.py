@@ -19,6 +19,7 @@ from graphopt.errors import SaveError
 from graphopt.report import figures
 from graphopt.report.curves import curves
 from graphopt.report.gammas import gammas
+from graphopt.report.roundings import roundings
 from graphopt.report.widths import widths
 
 Document = Mapping[str, Any]
@@ -118,6 +119,8 @@ def _view(content: Document) -> dict[str, Any]:
         "widths": widths(content.get("pruning")),
         "curves": curves(content.get("training")),
         "gammas": [gammas(each) for each in content.get("sparsity", ())],
+        "roundings": roundings(content.get("quantization")),
+        "accuracy": content.get("accuracy"),
         "stages": content["seconds"],
     }
 

@@ -52,6 +52,8 @@ def print_optimized(out: Console, report: Document) -> None:
         out.print(f"note: {note}", markup=False)
 
 
+_WORST_ROUNDINGS = 6
+
 _COST_UNITS: dict[str, Callable[[float], str]] = {
     "bytes": size,
     "activations": size,
@@ -91,6 +93,31 @@ def print_training(out: Console, training: Document) -> None:
         _add(table, name, *(f"{rows[k][name]:.3g}" if name in rows[k] else "" for k in shown))
     out.print(table)
     out.print(f"trained for {training['seconds']:.0f} s")
+
+
+def print_quantization(out: Console, found: Document, accuracy: Document | None) -> None:
+    """What computes in integers, and the roundings that cost most."""
+    worst = found["effects"][:_WORST_ROUNDINGS]
+    if worst:
+        table = _table("rounded alone", "read by", ">outputs keep", "")
+        for each in worst:
+            left = "stays in float" if each["float"] else ""
+            readers = _some(each["nodes"], 2)
+            _add(table, each["tensor"], readers, f"{each['sqnr']:.1f} dB", left)
+        out.print(table)
+    done, whole = found["products"]
+    out.print(
+        f"{done} of {whole} products compute in integers for {found['target']} "
+        f"({len(found['nodes'])} nodes in all)",
+        markup=False,
+    )
+    if accuracy:
+        before, after = 100 * accuracy["before"], 100 * accuracy["after"]
+        out.print(
+            f"{accuracy['metric']} {before:.2f} % → {after:.2f} % on {accuracy['images']} images of "
+            f"{accuracy['data']}",
+            markup=False,
+        )
 
 
 def print_groups(out: Console, found: Document) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from graphopt.channels.plan import Plan
-from graphopt.data import load_samples
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
 from graphopt.pass_base import Changes, Context
@@ -51,33 +49,19 @@ class Sparsify(Recover):
     names: str = "*"  # globs of the scales (or weights) that are pressed, with spaces between
 
     def run(self, graph: Graph, context: Context) -> None:
-        if self.data is None:
-            raise UsageError("sparsify trains on images: give data=FOLDER (or arrays)")
+        self._check_data()
         if self.method not in METHODS:
             raise UsageError(unknown("method of sparsify", self.method, METHODS))
         if not self.epochs:
             return
-        from graphopt.passes.distill.recovery import recover
-
         made: list[Sparsity] = []
 
         def hooks(view: Any) -> list[Sparsity]:
             made.append(self._sparsity(graph, view, context.seed))
             return made
 
-        teacher = self._teacher_of(graph, context)
-        plan = context.known.get("since_teacher") if self.teacher is None else None
-        history, _ = recover(
-            graph,
-            teacher,
-            load_samples(self.data, graph, preprocess=self.preprocess),
-            self,
-            plan=plan if isinstance(plan, Plan) else None,
-            seed=context.seed,
-            hooks=hooks,
-        )
+        history, _ = self._trained(graph, context, hooks=hooks)
         found = made[0].facts()
-        context.facts["training"] = {"rows": history.rows, "seconds": history.seconds}
         context.facts["gamma"] = found
         context.rewrote(
             "graph",
@@ -88,19 +72,17 @@ class Sparsify(Recover):
 
     def _sparsity(self, graph: Graph, view: Any, seed: int) -> Sparsity:
         from graphopt.passes.prune.sparsity import GammaSparsity, GroupLasso
-        from graphopt.training import Recipe
 
-        recipe = Recipe.parse(self.recipe, epochs=self.epochs, seed=seed)
         kind = GammaSparsity if self.method == "gamma" else GroupLasso
         return kind.for_graph(
             graph,
             view,
-            s=self.s or recipe,
+            s=self.s or self.training(seed),
             schedule=self.schedule,
             names=self.names.split() or ["*"],
         )
 
-    def _teacher_of(self, graph: Graph, context: Context) -> Graph:
+    def _teacher(self, graph: Graph, context: Context) -> Graph:
         if self.teacher is None and context.teacher is None:
             return graph.copy()
-        return self._teacher(context)
+        return super()._teacher(graph, context)

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from graphopt.data import load_data
 from graphopt.data.images import METADATA
 from graphopt.errors import UsageError
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, nodes_of
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.grid import Grid
-from graphopt.passes.quantize.placement import Placement
+from graphopt.passes.quantize.placement import PRODUCTS, Placement
 from graphopt.passes.quantize.precision import Effect, below, effects, fewest
 from graphopt.passes.quantize.rounder import Float, Rounder, Settings, worth_storing
 from graphopt.passes.quantize.rules import Rules, rules_for, with_kinds
@@ -100,7 +100,12 @@ class InsertFakeQuant(Pass):
             "grids": {n: _told(g) for n, g in grids.items()},
             "batches": rounder.observed.batches,
             "sqnr": kept,
-            "effects": [dataclasses.asdict(e) for e in found],
+            "floor": self.floor,
+            "products": [
+                sum(n.op in PRODUCTS for n in placement.nodes),
+                sum(1 for _ in nodes_of(graph, *PRODUCTS)),
+            ],
+            "effects": [{**dataclasses.asdict(e), "float": _is_left(e, left)} for e in found],
         }
 
     def _rounder(self, graph: Graph, rules: Rules) -> Rounder:
@@ -130,6 +135,12 @@ class InsertFakeQuant(Pass):
                 raise UsageError("max-drop needs drop=, which says how much worse a graph is")
             left = fewest(rounder, left, found, self.drop, self.max_drop)
         return left, found
+
+
+def _is_left(effect: Effect, left: Float) -> bool:
+    if effect.is_weight:
+        return bool(left.nodes.intersection(effect.nodes))
+    return effect.tensor in left.tensors
 
 
 def _refuse(placement: Placement, context: Context) -> None:
