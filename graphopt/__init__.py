@@ -35,6 +35,8 @@ _PUBLIC = {
     "prune_graph": "graphopt.prune",
     "prune_module": "graphopt.prune",
     "pruning": "graphopt.prune",
+    "quantize_file": "graphopt.quantize",
+    "quantizing": "graphopt.quantize",
     "read_pipeline": "graphopt.registry",
     "register": "graphopt.registry",
     "save": "graphopt.frontends.onnx_file",

@@ -247,7 +247,9 @@ def _quantizing(wanted: str | None, images: dict[str, str] | None) -> list[Any]:
 
     kind, _, more = wanted.partition(",")
     if "=" in kind:
-        raise UsageError(f"--quantize {wanted!r}: say the type of weights first, as in int8,{wanted}")
+        raise UsageError(
+            f"--quantize {wanted!r}: say the type of weights first, as in int8,{wanted}"
+        )
     options: dict[str, Any] = {"weight": kind, **read_options(more, "quantize")}
     return quantizing(images["data"], preprocess=images["preprocess"], **options)
 

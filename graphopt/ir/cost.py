@@ -1,7 +1,8 @@
 """What a network costs: multiply-accumulates, parameters and bytes, per node and in total.
 
 One MAC is one multiplication with its addition; published GFLOPs are 2 MAC. Symbolic dimensions
-count as 1, so the figures are per image. Operators that are no matrix product count 0 MACs.
+count as 1, so the figures are per image. Operators that are no matrix product count 0 MACs. In a
+quantized model the activations are those of a runtime that computes in integers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def cost_of(graph: Graph) -> Cost:
         parameters=sum(parameters_of(c) for c in constants),
         macs=sum(_macs(n) for n in graph.nodes),
         weight_bytes=sum(int(c.values.nbytes) for c in constants),
-        activation_bytes=sum(_bytes(t) for n in graph.nodes for t in n.outputs),
+        activation_bytes=sum(_held_bytes(n) for n in graph.nodes),
     )
 
 
@@ -59,7 +60,7 @@ def node_cost(node: Node) -> NodeCost:
         shape=shape,
         parameters=sum(parameters_of(t) for t in node.inputs if isinstance(t, Constant)),
         macs=_macs(node),
-        activation_bytes=sum(_bytes(t) for t in node.outputs),
+        activation_bytes=_held_bytes(node),
     )
 
 
@@ -75,6 +76,17 @@ def parameters_of(constant: Tensor) -> int:
     # Integer constants are shapes, axes and indices; quantized weights are 8 bits or fewer.
     is_index = values.dtype.kind in "iub" and values.dtype.itemsize >= 4
     return 0 if is_index else int(values.size)
+
+
+def _held_bytes(node: Node) -> int:
+    """Bytes of a node's results; a rounded tensor is held once, as the integers it is carried as."""
+    if is_op(node, "DequantizeLinear"):
+        return 0
+    return sum(_bytes(t) for t in node.outputs if not _is_rounded_at_once(t))
+
+
+def _is_rounded_at_once(tensor: Tensor) -> bool:
+    return len(tensor.outputs) == 1 and is_op(tensor.outputs[0], "QuantizeLinear")
 
 
 def _bytes(tensor: Tensor) -> int:

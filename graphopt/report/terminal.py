@@ -41,9 +41,13 @@ def print_optimized(out: Console, report: Document) -> None:
     table = _table(
         "pass", ">nodes", ">params", ">MACs", ">weights", ">rewrites", ">refused", ">ms", "verified"
     )
-    for row in report["passes"]:
+    shown = [r for r in report["passes"] if r["status"] != "unchanged" or r["refusals"]]
+    for row in shown:
         _add(table, *_pass_row(row), style="dim" if row["status"] == "unchanged" else "")
-    out.print(table)
+    if shown:
+        out.print(table)
+    if idle := len(report["passes"]) - len(shown):
+        out.print(f"(and {idle} pass{'es' if idle > 1 else ''} that found nothing to do)")
     out.print(_totals(report["before"], report["after"]))
     out.print(_verified(report["verification"]), markup=False)
     if report["latency"]:

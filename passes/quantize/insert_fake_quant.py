@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 from graphopt.data import load_data
 from graphopt.data.images import METADATA
-from graphopt.errors import UsageError
-from graphopt.ir.graph import Graph, nodes_of
+from graphopt.errors import UnsupportedError, UsageError
+from graphopt.ir.graph import Graph, label, nodes_of
+from graphopt.ir.opset import in_the_way, set_opset
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.grid import Grid
 from graphopt.passes.quantize.placement import PRODUCTS, Placement
@@ -29,6 +30,7 @@ from graphopt.passes.quantize.signal import Signal, told
 from graphopt.runtime.run import open_graph
 
 _PROOF_BATCHES = 2
+_OPSET = 21
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class InsertFakeQuant(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         rules = with_kinds(rules_for(self.target), self.activation, self.weight)
-        _check_opset(graph, rules)
+        known = graph.opset
+        _raise_opset(graph, rules)
         rounder = self._rounder(graph.copy(), rules)
         left = Float(nodes=frozenset(k for k in self.keep.split("|") if k))
         placement = rounder.place(left)
         if not placement.nodes:
+            set_opset(graph, known)
             _refuse(placement, context)
             return
         before = Signal(open_graph(graph), islice(rounder.data, _PROOF_BATCHES))
@@ -148,14 +152,18 @@ def _refuse(placement: Placement, context: Context) -> None:
         context.refused(node, reason)
 
 
-def _check_opset(graph: Graph, rules: Rules) -> None:
-    kinds = (rules.activation_kind, rules.weight_kind)
-    if graph.opset < 21 and any(k.bits != 8 for k in kinds):
-        names = " and ".join(dict.fromkeys(k.name for k in kinds if k.bits != 8))
-        raise UsageError(
-            f"{names} needs opset 21 or later, and the model has {graph.opset}: run the pass "
-            "raise-opset{to=21} before"
+def _raise_opset(graph: Graph, rules: Rules) -> None:
+    """Other integers than those of 8 bits exist from opset 21 on."""
+    wide = [k.name for k in (rules.activation_kind, rules.weight_kind) if k.bits != 8]
+    if not wide or graph.opset >= _OPSET:
+        return
+    node = in_the_way(graph, _OPSET)
+    if node is not None:
+        raise UnsupportedError(
+            f"{wide[0]} needs opset {_OPSET}, in which {node.op} {label(node)!r} means something "
+            f"else than in the model's {graph.opset}: export the model with opset {_OPSET} or later"
         )
+    set_opset(graph, _OPSET)
 
 
 def _told(grid: Grid) -> dict[str, Any]:

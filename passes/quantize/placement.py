@@ -3,7 +3,7 @@
 The rules of a target name the operators it has integer kernels for. From them:
 
 1. products (convolutions, Gemm, MatMul) are quantized, whatever stands around them;
-2. everything between them that reads integers only is quantized where there is a kernel;
+2. everything that reads an integer is quantized where there is a kernel, its other operands too;
 3. what no integer reader follows is left in float: quantizing it would cost accuracy and gain nothing;
 4. tensors that integers merely pass through (pooling, reshaping, ...) share one grid.
 
@@ -185,7 +185,7 @@ class _Placer:
                 self._take(node)
         carried = self._carried_by_products()
         for node in order:
-            if self._reads_only(node, carried) and self._may(node):
+            if self._reads_integers(node, carried) and self._may(node):
                 self._take(node)
                 carried |= {id(t) for t in self.found.results[id(node)]}
         self._drop_useless(order)
@@ -254,10 +254,11 @@ class _Placer:
         read = {id(t) for n in self.integer.values() for t in self._operands(n)}
         return read | {id(t) for found in self.found.results.values() for t in found}
 
-    def _reads_only(self, node: Node, carried: set[int]) -> bool:
+    def _reads_integers(self, node: Node, carried: set[int]) -> bool:
+        """Whether it reads an integer; rounding its other operands is cheaper than widening this one."""
         if not is_op(node, *self.rules.arithmetic, *self.rules.moves):
             return False
-        return input_of(node, 0) is not None and all(id(t) in carried for t in self._operands(node))
+        return input_of(node, 0) is not None and any(id(t) in carried for t in self._operands(node))
 
     def _drop_useless(self, order: list[Node]) -> None:
         """Takes out what no integer reader follows, from the back."""

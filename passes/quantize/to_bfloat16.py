@@ -13,13 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from graphopt.ir.graph import Graph, Node, inner_nodes, is_op, subgraphs
+from graphopt.ir.graph import Graph
+from graphopt.ir.opset import in_the_way, set_opset
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.narrow_floats import BFLOAT16, is_wide
 from graphopt.passes.quantize.to_float16 import narrow_graph
 
 _OPSET = 22
-_IR_VERSION = 10  # the oldest that goes with it
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,11 @@ class ToBfloat16(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         known = graph.opset
         if known < _OPSET and any(is_wide(t) for n in graph.nodes for t in n.outputs):
-            node = _changed_meaning(graph)
+            node = in_the_way(graph, _OPSET)
             if node is None:
-                _set_opset(graph, _OPSET)
+                set_opset(graph, _OPSET)
             else:
                 context.refused(node, f"{node.op} means something else from opset 21 on")
         narrow_graph(graph, context, BFLOAT16, self)
         if not context.rewrites:
-            _set_opset(graph, known)
-        elif graph.opset != known:
-            graph.ir_version = max(graph.ir_version or 0, _IR_VERSION)
-
-
-def _changed_meaning(graph: Graph) -> Node:
-    """A node that another opset would change, or None; all else changed in its types only."""
-    nodes = (*graph.nodes, *inner_nodes(graph))
-    return next((n for n in nodes if is_op(n, "GroupNormalization") and graph.opset < 21), None)
-
-
-def _set_opset(graph: Graph, opset: int) -> None:
-    graph.opset = opset
-    for node in graph.nodes:
-        for inner in subgraphs(node):
-            inner.opset = opset
+            set_opset(graph, known)

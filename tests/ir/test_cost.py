@@ -126,3 +126,13 @@ def test_unknown_shapes_and_foreign_operators_cost_nothing_that_is_known() -> No
     graph.nodes[-1].domain = "my.domain"
     assert node_cost(graph.nodes[-1]).op == "my.domain::Conv"
     assert node_cost(graph.nodes[-1]).macs == 0
+
+
+def test_a_rounded_tensor_is_held_once_as_integers() -> None:
+    graph = graph_from(
+        """(float[1,4,8,8] x) => (float[1,4,8,8] y)
+        <int8[4,4,1,1] w = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1}, float s = {0.5}, uint8 z = {3}>
+        { v = DequantizeLinear (w, s)  a = Conv (x, v)
+          q = QuantizeLinear (a, s, z)  d = DequantizeLinear (q, s, z)  y = Relu (d) }"""
+    )
+    assert cost_of(graph).activation_bytes == 256 + 4 * 256  # q in bytes, y in float

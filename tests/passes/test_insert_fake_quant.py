@@ -70,28 +70,23 @@ def test_another_target_has_other_types() -> None:
 
 
 @pytest.mark.parametrize(("activation", "weight"), [("int16", "int8"), ("uint8", "int4")])
-def test_other_types_need_opset_21(activation: str, weight: str) -> None:
-    with pytest.raises(UsageError, match="needs opset 21"):
-        rounded(activation=activation, weight=weight)
-    made = run_pass(
-        "insert-fake-quant",
-        graph_from(NETWORK, opset=21),
-        data=images(3, 8, 8),
-        first=True,
-        last=True,
-        activation=activation,
-        weight=weight,
-        cache=False,
-        floor=0,
-    )
+def test_other_types_raise_the_opset(activation: str, weight: str) -> None:
+    made = rounded(activation=activation, weight=weight)
     assert {p.grid.kind.name for p in pairs(made.graph)} == {activation, weight}
+    assert made.graph.opset == 21
+
+
+def test_an_opset_that_would_change_a_meaning_is_refused() -> None:
+    text = """(float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] w, float[2] g, float[2] h>
+        { a = Conv (x, w)  b = GroupNormalization <num_groups = 2> (a, g, h)  y = Conv (b, w) }"""
+    with pytest.raises(UnsupportedError, match="int4 needs opset 21, in which GroupNormalization"):
+        rounded(graph_from(text), weight="int4", data=images(4, 8, 8))
 
 
 def test_more_bits_keep_more() -> None:
     keeps = {}
     for weight in ("int4", "int8", "int16"):
-        graph = graph_from(NETWORK, opset=21)
-        made = rounded(graph, weight=weight, activation="int16")
+        made = rounded(weight=weight, activation="int16")
         keeps[weight] = made.result.facts["quantization"]["sqnr"]["y"]
     assert keeps["int4"] + 15 < keeps["int8"] < keeps["int16"] - 15
 

@@ -100,12 +100,20 @@ def test_what_no_integer_reader_follows_is_left_in_float() -> None:
     assert "Add" in ops(placed(text))
 
 
-def test_a_sum_of_an_integer_and_a_float_stays_in_float() -> None:
+def test_a_sum_of_an_integer_and_a_float_rounds_the_float() -> None:
     text = """(float[N,4,8,8] x, float[N,4,8,8] z) => (float[N,4,8,8] y)
         <float[4,4,1,1] w, float[4,4,1,1] u>
         { a = Conv (x, w)  e = Erf (z)  c = Add (a, e)  y = Conv (c, u) }"""
     found = placed(text)
-    assert ops(found) == ["Conv", "Conv"]
+    assert ops(found) == ["Conv", "Add", "Conv"]
+    assert "e" in found.carried
+    assert "z" not in found.carried
+
+
+def test_a_sum_of_floats_stays_in_float() -> None:
+    text = """(float[N,4,8,8] x, float[N,4,8,8] z) => (float[N,4,8,8] y) <float[4,4,1,1] u>
+        { e = Erf (z)  f = Erf (x)  c = Add (f, e)  y = Conv (c, u) }"""
+    assert ops(placed(text)) == ["Conv"]
 
 
 def test_decoding_behind_the_last_products_stays_in_float() -> None:
