@@ -12,7 +12,9 @@ import pytest
 from conftest import graph_from
 
 from graphopt.cli import main
-from graphopt.frontends.onnx_file import save
+from graphopt.errors import BudgetError
+from graphopt.frontends.onnx_file import load, save
+from graphopt.quantize import Judge
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,16,16] x) => (float[N,10] y)
@@ -134,3 +136,15 @@ def test_optimize_quantizes_last(here: Path, capsys: pytest.CaptureFixture[str])
     assert "--data FOLDER" in capsys.readouterr().err
     assert run("optimize", here / "m.onnx", *options, "--quantize", "first=true") == 2
     assert "int8,first=true" in capsys.readouterr().err
+
+
+def test_a_result_that_loses_more_than_allowed_is_not_accepted(here: Path) -> None:
+    graph = load(here / "m.onnx")
+    weight = graph.nodes[-1].inputs[1]
+    weight.values = weight.values[::-1].copy()
+    judge = Judge(
+        here / "m.onnx", f"npz:{here / 'labelled.npz'}:test", "classification", max_drop=1.0
+    )
+    assert judge.accept(load(here / "m.onnx")).lost == 0
+    with pytest.raises(BudgetError, match=r"top1 falls by .* and 1 are allowed; nothing written"):
+        judge.accept(graph)

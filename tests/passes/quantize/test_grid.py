@@ -33,6 +33,12 @@ def test_zero_is_exact_whatever_the_range(
     assert grid.scale > 0
 
 
+def test_a_range_beside_zero_is_widened_to_hold_it() -> None:
+    for low, high in ((0.5, 2.0), (-2.0, -0.5)):
+        grid = grid_for(low, high, UINT8, symmetric=False)
+        assert grid.rounded(np.array([low, high])) == pytest.approx([low, high], abs=0.004)
+
+
 def test_a_range_after_relu_starts_at_the_lowest_integer() -> None:
     # ONNX Runtime takes a Relu into the convolution only then.
     assert grid_for(0.0, 6.0, UINT8, symmetric=False).zero == 0

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import UsageError
+from graphopt.ir.graph import Graph
 from graphopt.passes.quantize.grid import KINDS, grid_for
-from graphopt.passes.quantize.observe import METHODS, observe, range_of
-from graphopt.passes.quantize.observe.curves import silu
+from graphopt.passes.quantize.observe import METHODS, calibrate, observe, range_of
+from graphopt.passes.quantize.observe.curves import Curve, hard_swish, mish, sigmoid, silu
 from graphopt.passes.quantize.observe.histogram import BINS, Histogram
+from graphopt.runtime.run import OrtRunner, open_graph
 
 UINT8 = KINDS["uint8"]
 
@@ -37,7 +39,7 @@ def test_order_and_batches_do_not_matter(values: list[float], random: object) ->
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=60))
+@given(st.lists(st.floats(-1e4, 1e4, width=32, allow_subnormal=False), min_size=1, max_size=60))
 def test_every_value_is_in_its_bin(values: list[float]) -> None:
     found = histogram_of(np.array(values[:5]), np.array(values[5:]))
     expected, _ = np.histogram(np.array(values, np.float32), found.edges())
@@ -145,6 +147,23 @@ def test_behind_an_activation_only_what_it_lets_pass_counts() -> None:
     assert high > 4.5
 
 
+@pytest.mark.parametrize("curve", [silu, sigmoid, hard_swish, mish])
+def test_mse_behind_an_activation_is_no_worse_than_any_other_range(curve: Curve) -> None:
+    rng = np.random.default_rng(5)
+    values = np.concatenate([rng.uniform(-60, -8, 20_000), rng.standard_normal(20_000) * 3])
+    values = values.astype(np.float32)
+
+    def error(found: tuple[float, float]) -> float:
+        grid = grid_for(*found, UINT8, symmetric=False)
+        return float(np.mean((curve(grid.rounded(values)) - curve(values)) ** 2))
+
+    found = histogram_of(values)
+    ours = error(range_of("mse", found, UINT8, symmetric=False, curve=curve))
+    for low in np.geomspace(0.3, 60, 25):
+        for high in np.linspace(2, float(values.max()), 12):
+            assert ours <= 1.05 * error((-low, high))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("values", [[0.0] * 9, [5.0] * 9, [-5.0] * 9, [1e-30] * 9, [1e30, 0.0]])
 def test_degenerate_values_give_a_range(method: str, values: list[float]) -> None:
@@ -182,9 +201,19 @@ def test_every_tensor_is_measured_in_one_pass() -> None:
     assert found.histograms["b"].high == found.histograms["a"].high
 
 
-def test_little_memory_means_several_passes_and_the_same_result() -> None:
+def test_little_memory_means_several_passes_and_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[int] = []
+
+    def counted(graph: Graph) -> OrtRunner:
+        opened.append(len(graph.outputs))
+        return open_graph(graph)
+
+    monkeypatch.setattr(calibrate, "open_graph", counted)
     whole = observe(graph_from(NETWORK), ["a", "b", "y"], _data())
     parts = observe(graph_from(NETWORK), ["a", "b", "y"], _data(), memory=1)
+    assert opened == [3, 1, 1, 1]
     for name, one in whole.histograms.items():
         assert np.array_equal(one.counts, parts.histograms[name].counts)
 

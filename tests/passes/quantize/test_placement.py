@@ -129,6 +129,14 @@ def test_decoding_behind_the_last_products_stays_in_float() -> None:
     assert {n.outputs[0].name for n in head(graph)} == {"b", "c", "p", "d", "y"}
 
 
+def test_an_activation_behind_the_last_product_is_decoding_too() -> None:
+    text = """(float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,1,1] w, float[4,4,1,1] v>
+        { a = Conv (x, w)  b = Conv (a, v)  y = Sigmoid (b) }"""
+    found = placed(text, "a57")
+    assert "b" in found.carried
+    assert "y" not in found.carried
+
+
 def test_nodes_are_kept_in_float_by_name_operator_or_glob() -> None:
     graph = graph_from(chain())
     name = graph.nodes[1].name
