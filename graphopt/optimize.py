@@ -266,7 +266,8 @@ def _measured(
     except RunError as error:
         notes.append(f"latency was not measured: {error}")
         return None, {}
-    notes += share_notes(shares, {layer.op for layer in after.layers})
+    operators = {layer.op for layer in after.layers}
+    notes += [*share_notes(shares, operators), *integer_notes(latency, shares, operators)]
     return latency, shares
 
 
@@ -279,6 +280,21 @@ def share_notes(shares: Mapping[str, float], operators: set[str]) -> list[str]:
     note = (
         f"Mish takes {share:.0%} of the running time in ONNX Runtime, which fuses it into nothing; "
         "the same network trained with SiLU, HardSwish or LeakyReLU runs faster"
+    )
+    return [note]
+
+
+def integer_notes(
+    latency: Latency | None, shares: Mapping[str, float], operators: set[str]
+) -> list[str]:
+    """A note on a quantized model that ONNX Runtime runs no faster, with what takes its time."""
+    if latency is None or latency.ratio <= 1 or "DequantizeLinear" not in operators:
+        return []
+    most = sorted(shares.items(), key=lambda item: -item[1])[:3]
+    told = ", ".join(f"{op} {share:.0%}" for op, share in most)
+    note = (
+        f"integers do not pay in ONNX Runtime on this machine: {latency.ratio:.2f} times the time of "
+        f"the float model ({told}); networks with SiLU and depthwise convolutions gain least"
     )
     return [note]
 
