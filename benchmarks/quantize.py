@@ -227,7 +227,7 @@ def main() -> None:
             for name in options.models.split(","):
                 for row in Bench(name, Path(folder)).rows(options.tools.split(",")):
                     rows.append(row)
-                    print(" | ".join(cells(row)), flush=True)  # noqa: T201
+                    print(" | ".join(cells(row)), flush=True)
                     if options.json:
                         text = json.dumps([asdict(r) for r in rows], indent=1)
                         options.json.write_text(text, encoding="utf-8")

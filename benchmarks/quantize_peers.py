@@ -37,8 +37,13 @@ def _batches(job: Job) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
 
 def onnxruntime_static(job: Job) -> None:
     """quantize_static in QDQ format, the types and the per-channel setting its guide recommends."""
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat
-    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -23,18 +23,19 @@ from graphopt.registry import pass_class, read_options
 BEFORE_TRAINING = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
 
 
-def recovering(options: str | Mapping[str, Any], **more: Any) -> Pass:
-    """The pass `recover` with its options, and those of a training recipe beside them.
+def recovering(options: str | Mapping[str, Any], name: str = "recover", **more: Any) -> Pass:
+    """A pass that trains, with its options and those of a training recipe beside them.
 
     Args:
         options: "epochs=5 lr=0.01 feature=none", or the same by name.
+        name: of the pass: "recover" or "qat".
         more: options whose values are no text: data, watch, ...
 
     Raises:
         UsageError: an option neither has.
     """
-    given = read_options(options, "recover") if isinstance(options, str) else dict(options)
-    kind = pass_class("recover")
+    given = read_options(options, name) if isinstance(options, str) else dict(options)
+    kind = pass_class(name)
     own = {f.name for f in dataclasses.fields(kind)}
     mine = {k: v for k, v in given.items() if k.replace("-", "_") in own}
     recipe = " ".join(f"{k}={v}" for k, v in given.items() if k not in mine)

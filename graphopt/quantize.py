@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt.distill import recovering
 from graphopt.errors import BudgetError, UsageError
 from graphopt.ir.graph import Graph
 from graphopt.optimize import Accuracy, Optimized, optimize_file
@@ -24,9 +25,11 @@ from graphopt.registry import default_passes, pass_class, unknown
 REPAIRS = {
     "equalize": ("equalize", "float"),
     "absorb": ("absorb-bias", "float"),
+    "smooth": ("smooth", "float"),
+    "adaround": ("adaround", "rounded"),
     "bias": ("correct-bias", "rounded"),
 }
-DEFAULT_REPAIR = "equalize"
+DEFAULT_REPAIR = "bias"
 
 
 def quantizing(
@@ -34,6 +37,8 @@ def quantizing(
     *,
     preprocess: str = "",
     repair: str | Iterable[str] = DEFAULT_REPAIR,
+    qat: str | None = None,
+    watch: Any = None,
     **options: Any,
 ) -> list[Pass]:
     """The passes that quantize a float network whose BatchNormalizations are folded.
@@ -42,6 +47,8 @@ def quantizing(
         data: calibration images, see `graphopt.data.load_data`.
         preprocess: how they become inputs.
         repair: names out of REPAIRS, as a list or with commas or | between; "none" for none.
+        qat: options of the pass `qat` and of training: trains through the rounding on `data`.
+        watch: shows the training, see `graphopt.training`.
         options: of the pass `insert-fake-quant`: target, method, keep, ...
 
     Raises:
@@ -58,6 +65,7 @@ def quantizing(
         *_repairs(wanted, "float", images),
         insert,
         *_repairs(wanted, "rounded", images),
+        *([] if qat is None else [recovering(qat, "qat", **images, watch=watch)]),
         pass_class("quantize-constants")(),
     ]
 

@@ -66,6 +66,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "to-float16": f"{_QUANTIZE}.to_float16:ToFloat16",
     "to-bfloat16": f"{_QUANTIZE}.to_bfloat16:ToBfloat16",
     "insert-fake-quant": "graphopt.passes.quantize.insert_fake_quant:InsertFakeQuant",
+    "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
 }
 

@@ -105,7 +105,7 @@ def test_prunes_and_recovers_in_one_go(files: Path, capsys: pytest.CaptureFixtur
             "did you mean epochs",
         ),
         (["--prune", "macs=0.5", "--data", "empty", "--recover", "epochs=1"], 2, "no image in it"),
-        (["--data", "images"], 2, "--data is for --prune and --recover"),
+        (["--data", "images"], 2, "--data is for --prune, --recover and --quantize"),
     ],
 )
 def test_what_cannot_be_meant(

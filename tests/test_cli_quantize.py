@@ -148,3 +148,13 @@ def test_a_result_that_loses_more_than_allowed_is_not_accepted(here: Path) -> No
     assert judge.accept(load(here / "m.onnx")).lost == 0
     with pytest.raises(BudgetError, match=r"top1 falls by .* and 1 are allowed; nothing written"):
         judge.accept(graph)
+
+
+def test_training_through_the_rounding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantized(here, "--qat", "epochs=1,batch=8,workers=0", "--recipe", "first=true") == 0
+    told = capsys.readouterr().out
+    assert "trained for" in told
+    assert "qat" in told
+    kinds = {i.data_type for i in onnx.load(here / "q.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert quantized(here, "--qat", "epochz=1") == 2

@@ -38,6 +38,14 @@ def quantize(
     repair: Annotated[
         Text, typer.Option(help="What mends accuracy without training; none for nothing.")
     ] = None,
+    qat: Annotated[
+        Text,
+        typer.Option(
+            metavar="epochs=3,...",
+            help="Train through the rounding on --data, without labels; takes the options of "
+            "`graphopt passes qat` and of training (lr, batch, ...).",
+        ),
+    ] = None,
     keep: Annotated[
         Names, typer.Option(help="Leave nodes in float: names, operators or globs.")
     ] = None,
@@ -86,6 +94,7 @@ def quantize(
         **read_options(recipe, "recipe"),
         "preprocess": preprocess or "",
         "repair": DEFAULT_REPAIR if repair is None else repair,
+        "qat": qat,
         "target": target,
         "method": method,
         "keep": "|".join(keep or []),
@@ -102,6 +111,7 @@ def quantize(
             seed=seed,
             measure=measure,
             progress=telling,
+            watch=telling.watch() if qat else None,
             **options,
         )
     finish(run, written, report, started, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import fx
+from torch import Tensor, fx, nn
 
 from graphopt.errors import UsageError
 from graphopt.fx.build import origin
@@ -53,6 +53,13 @@ def parameters_before(view: fx.GraphModule, name: str) -> set[str]:
         if node.op in ("get_attr", "call_module"):
             found |= {n for n in owned if n == target or n.startswith(f"{target}.")}
         stack += node.all_input_nodes
+    return found
+
+
+def held_at(view: nn.Module, path: str) -> Tensor:
+    """What a view holds: a parameter, a buffer, or what a property of a submodule makes of them."""
+    owner, _, name = path.rpartition(".")
+    found: Tensor = getattr(view.get_submodule(owner), name)
     return found
 
 

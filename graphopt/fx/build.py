@@ -29,7 +29,7 @@ class Place:
     """Where the module holds the values of a constant that can be learnt, and which node reads it there.
 
     Attributes:
-        path: dotted, as in the state dict.
+        path: dotted: as in the state dict, or a property of a submodule.
         constant: the name of the constant in the graph.
         node: the node it is kept for alone, or "" when every reader shares it.
         index: which input of that node it is.

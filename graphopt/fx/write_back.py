@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from graphopt.errors import GraphError
+from graphopt.fx.address import held_at
 from graphopt.fx.build import Place, origin, plain
 from graphopt.fx.constants import to_array
 from graphopt.ir.graph import Constant, Graph, Tensor, add_constant, label, set_input
@@ -34,18 +35,14 @@ def write_back(view: nn.Module, graph: Graph) -> list[str]:
         GraphError: a constant is missing in the graph or has another shape; the graph is unchanged then.
     """
     module = plain(view)
-    held = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
     by_constant: dict[str, list[Place]] = defaultdict(list)
     for place in origin(view).places:
         by_constant[place.constant].append(place)
     constants = {t.name: t for t in graph.tensors().values() if isinstance(t, Constant)}
-    learnt = {
-        name: [to_array(held[p.path], _kind(constants, name, held[p.path])) for p in places]
-        for name, places in by_constant.items()
-    }
+    learnt = {}
+    for name, places in by_constant.items():
+        values = [held_at(module, p.path) for p in places]
+        learnt[name] = [to_array(v, _kind(constants, name, v)) for v in values]
     changed = []
     for name, arrays in learnt.items():
         if _give(graph, constants[name], by_constant[name], arrays):

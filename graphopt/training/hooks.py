@@ -38,6 +38,9 @@ class Moment:
 class Hook:
     """Base of what acts between the parts of a step; override what is needed."""
 
+    def before_step(self, model: nn.Module, at: Moment) -> None:
+        """Nothing has been computed yet."""
+
     def after_backward(self, model: nn.Module, at: Moment) -> None:
         """Gradients are there, unscaled and summed over processes; the optimizer has not stepped."""
 

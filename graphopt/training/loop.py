@@ -227,6 +227,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = at.learning_rate
         self.optimizer.zero_grad()
+        for hook in self.hooks:
+            hook.before_step(self.model, at)
         terms = self._gradients(batches, at)
         if terms:
             if self.accelerator.scaler is not None:

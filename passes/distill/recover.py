@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphopt.channels.plan import Plan
 from graphopt.data import load_samples
@@ -21,6 +21,9 @@ from graphopt.errors import UsageError
 from graphopt.frontends.onnx_file import load
 from graphopt.ir.graph import Graph
 from graphopt.pass_base import Changes, Context, Pass
+
+if TYPE_CHECKING:
+    from graphopt.training import History, Recipe
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Recover(Pass):
     before: ClassVar[dict[str, str]] = {
         "fuse-conv-bn": "training is stable with BatchNormalizations, and folding comes after"
     }
+
+    # What a recipe has where its text says nothing.
+    defaults: ClassVar[dict[str, Any]] = {}
 
     data: Any = None  # images without labels: see graphopt.data
     preprocess: str = ""
@@ -56,37 +62,57 @@ class Recover(Pass):
     watch: Any = field(default=None, repr=False)  # a graphopt.training.Watch
 
     def run(self, graph: Graph, context: Context) -> None:
+        self._check_data()
+        if self.epochs:
+            history, taps = self._trained(graph, context)
+            context.rewrote("graph", told(history, taps))
+
+    def training(self, seed: int) -> Recipe:
+        """The recipe, with the epochs and the seed of the pass where it names none.
+
+        Raises:
+            UsageError: an option a recipe does not have, or a value that cannot be meant.
+        """
+        from graphopt.training import Recipe
+
+        return Recipe.parse(self.recipe, **{**self.defaults, "epochs": self.epochs, "seed": seed})
+
+    def _check_data(self) -> None:
         if self.data is None:
-            raise UsageError("recover trains on images: give data=FOLDER (or arrays)")
-        if not self.epochs:
-            return
+            raise UsageError(f"{self.name} trains on images: give data=FOLDER (or arrays)")
+
+    def _trained(self, graph: Graph, context: Context, **how: Any) -> tuple[History, list[str]]:
+        """Trains `graph`; the history and the names of the terms. `how`: see `recovery.recover`."""
         from graphopt.passes.distill.recovery import recover
 
-        teacher = self._teacher(context)
         plan = context.known.get("since_teacher") if self.teacher is None else None
         history, taps = recover(
             graph,
-            teacher,
+            self._teacher(graph, context),
             load_samples(self.data, graph, preprocess=self.preprocess),
             self,
             plan=plan if isinstance(plan, Plan) else None,
             seed=context.seed,
             known=context.known,
+            **how,
         )
         if self.preprocess:
             graph.metadata[METADATA] = self.preprocess  # whoever evaluates it needs it again
         context.facts["training"] = {"rows": history.rows, "seconds": history.seconds}
-        first, last = history.rows[0], history.rows[-1]
-        context.rewrote(
-            "graph",
-            f"trained {history.steps} steps on {len(taps)} pairs of tensors: "
-            + ", ".join(f"{k} {first[k]:.3g} -> {last[k]:.3g}" for k in taps if k in last),
-        )
+        return history, taps
 
-    def _teacher(self, context: Context) -> Graph:
+    def _teacher(self, graph: Graph, context: Context) -> Graph:  # noqa: ARG002
         if isinstance(self.teacher, str | Path):
             return load(Path(self.teacher))
         found = self.teacher if self.teacher is not None else context.teacher
         if not isinstance(found, Graph):
-            raise UsageError("recover has no teacher: give teacher=MODEL.onnx")
+            raise UsageError(f"{self.name} has no teacher: give teacher=MODEL.onnx")
         return found
+
+
+def told(history: History, taps: list[str]) -> str:
+    """What a run did, in a line."""
+    first, last = history.rows[0], history.rows[-1]
+    return f"trained {history.steps} steps on {len(taps)} pairs of tensors: " + ", ".join(
+        f"{k} {first[k]:.3g} -> {last[k]:.3g}" for k in taps if k in last
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from graphopt.channels.plan import Plan
 from graphopt.data import Samples
@@ -24,10 +25,12 @@ from graphopt.passes.distill.pairing import kept_channels
 from graphopt.passes.distill.taps import default_taps
 from graphopt.passes.distill.term import Pair, Term
 from graphopt.passes.simplify.free_batch import FreeBatch, fixed_batch
-from graphopt.training import History, Hook, Recipe, Trainer
+from graphopt.training import History, Hook, Trainer
 
 if TYPE_CHECKING:
     from graphopt.passes.distill.recover import Recover
+
+Inputs = tuple[torch.Tensor, ...]
 
 HEAD_CLASSES = "kl{temperature=4}"
 HEAD_VALUES = "mse"
@@ -47,6 +50,8 @@ def recover(
     seed: int,
     known: Mapping[str, Any] | None = None,
     hooks: Callable[[Any], Sequence[Hook]] = lambda _: (),
+    view_of: Callable[[Graph, Inputs], fx.GraphModule] = lambda graph, _: to_fx(graph),
+    back: Callable[[torch.nn.Module, Graph], Any] = write_back,
 ) -> tuple[History, list[str]]:
     """Trains the constants of `graph`, in place.
 
@@ -59,6 +64,8 @@ def recover(
         seed: of order, augmentation and dropout.
         known: what earlier passes found out; a list of "stages" among it is trained first.
         hooks: given the view that is trained, makes what takes part in the run.
+        view_of: makes that view of the graph (freed of its batch) and some inputs.
+        back: brings what it has learnt into the graph.
 
     Returns:
         The history, and the names of the terms.
@@ -68,13 +75,13 @@ def recover(
         UsageError: no tensors in common, shapes that do not fit, too few images.
         TrainingError: the loss is not finite.
     """
-    recipe = Recipe.parse(wanted.recipe, epochs=wanted.epochs, seed=seed)
+    recipe = wanted.training(seed)
     for each in (graph, teacher):
         check_supported(each)  # before anything is tried with them
     student = freed(graph)
-    view, taught = to_fx(student), to_fx(freed(teacher))
-    terms = default_terms(student, teacher, plan, wanted)
     example = _stacked(samples, student, min(_EXAMPLES, len(samples)))
+    view, taught = view_of(student, example), to_fx(freed(teacher))
+    terms = default_terms(student, teacher, plan, wanted)
     for stage in stages_of(wanted, known):
         _train_stage(view, taught, stage, samples, wanted, example, seed)
     distillation = Distillation(view, taught, terms, example=example)
@@ -86,12 +93,12 @@ def recover(
         recipe,
         hooks=hooks(view),
         folder=Path(wanted.folder) if wanted.folder else None,
-        evaluate=_evaluating(wanted, view, graph),
+        evaluate=_evaluating(wanted, view, graph, back),
         watch=wanted.watch,
         device=wanted.device,
     )
     history = trainer.run()
-    write_back(view, graph)
+    back(view, graph)
     return history, distillation.names
 
 
@@ -110,7 +117,7 @@ def _train_stage(
     stage: list[str],
     samples: Samples,
     wanted: Recover,
-    example: tuple[torch.Tensor, ...],
+    example: Inputs,
     seed: int,
 ) -> None:
     """Trains what leads to a stage's end and to none before it, on that tensor alone."""
@@ -125,8 +132,7 @@ def _train_stage(
         both = [Term(FEATURE), Term("hint", normalized=True)]
         terms: dict[Pair, list[Term]] = {(end, end): both}
         distillation = Distillation(view, taught, terms, example=example)
-        recipe = Recipe.parse(wanted.recipe, epochs=wanted.stage_epochs, seed=seed)
-        recipe = dataclasses.replace(recipe, epochs=wanted.stage_epochs)
+        recipe = dataclasses.replace(wanted.training(seed), epochs=wanted.stage_epochs)
         folder = Path(wanted.folder) / f"stage{len(stage)}" if wanted.folder else None
         Trainer(
             distillation.student,
@@ -209,21 +215,23 @@ def is_classifier(graph: Graph, heads: list[str]) -> bool:
     return bool(shapes) and all(s is not None and len(s) == 2 and s[1] != 1 for s in shapes)
 
 
-def _stacked(samples: Samples, graph: Graph, count: int) -> tuple[torch.Tensor, ...]:
+def _stacked(samples: Samples, graph: Graph, count: int) -> Inputs:
     rows = [samples[i] for i in range(count)]
     return tuple(
         torch.from_numpy(np.stack([r[t.name] for r in rows]).astype(t.dtype)) for t in graph.inputs
     )
 
 
-def _evaluating(wanted: Recover, view: Any, graph: Graph) -> Any:
+def _evaluating(
+    wanted: Recover, view: Any, graph: Graph, back: Callable[[torch.nn.Module, Graph], Any]
+) -> Any:
     """The metrics of the graph as it stands, after every epoch."""
     if wanted.evaluate is None:
         return None
 
     def judge(model: torch.nn.Module) -> dict[str, float]:
         now = graph.copy()
-        write_back(model if "graphopt" in getattr(model, "meta", {}) else view, now)
+        back(model if "graphopt" in getattr(model, "meta", {}) else view, now)
         found: dict[str, float] = wanted.evaluate(now)
         return found
 

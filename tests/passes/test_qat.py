@@ -97,6 +97,24 @@ def stirred(graph: Graph, *, lr: float = 0.02, steps: int = 12, **options: Any) 
     return view.eval()
 
 
+def grow(view: Any, factor: float) -> None:
+    """Every weight and bias times a factor."""
+    with torch.no_grad():
+        for name, parameter in view.named_parameters():
+            if name.endswith("share"):
+                parameter.mul_(factor)
+
+
+def lowest(graph: Graph) -> int:
+    """The smallest integer any weight is rounded to."""
+    found = []
+    for pair in pairs(graph):
+        if pair.is_weight:
+            scale = pair.grid.scale.reshape(-1, *[1] * (pair.source.values.ndim - 1))
+            found.append(int(np.rint(pair.source.values / scale).min()))
+    return min(found)
+
+
 def run(view: Any, samples: Array = SAMPLES) -> Array:
     with torch.no_grad():
         return np.concatenate([view(torch.from_numpy(s[None])).numpy() for s in samples])
@@ -153,15 +171,9 @@ def test_weights_that_outgrow_their_grid_stay_narrow() -> None:
     graph = rounded()
     view = to_fx(graph)
     learn_grids(view, graph, torch.from_numpy(SAMPLES[:1]))
-    with torch.no_grad():
-        for name, parameter in view.named_parameters():
-            if name.endswith("share"):
-                parameter.mul_(1.7)
+    grow(view, 1.7)
     write_back(view, graph)
-    for pair in pairs(graph):
-        if pair.is_weight:
-            scale = pair.grid.scale.reshape(-1, *[1] * (pair.source.values.ndim - 1))
-            assert np.rint(pair.source.values / scale).min() == -7
+    assert lowest(graph) == -7
     np.testing.assert_allclose(run(view), outputs(graph), atol=1e-5)
 
 
@@ -285,12 +297,11 @@ def test_observed_scales_cover_weights_as_they_grow() -> None:
     graph = rounded(weight="int8")
     view = to_fx(graph)
     learn_grids(view, graph, torch.from_numpy(SAMPLES[:1]), scales="observed")
-    timing = Timing(view, graph)
-    with torch.no_grad():
-        for name, parameter in view.named_parameters():
-            if name.endswith("share"):
-                parameter.mul_(1.5)
-    timing.after_step(view, Moment(0, 2, 2, 0.0))
+    timing = Timing(view, graph, freeze=0.5)
+    for step in range(2):  # the second is behind the freeze
+        grow(view, 1.5 if step == 0 else 1.2)
+        timing.after_step(view, Moment(step, 2, 2, 0.0))
+    grow(view, 1 / 1.2)
     write_back(view, graph)
     pair = next(p for p in pairs(graph) if p.source.name == "w2")
     top = np.abs(pair.source.values).max(axis=(1, 2, 3))
@@ -350,6 +361,16 @@ def test_wins_back_what_rounding_lost(options: dict[str, Any]) -> None:
     assert outcome.graph.inputs[0].shape[0] == 1  # trained in batches, still fixed to one image
     assert "trained 96 steps on" in outcome.results[0].rewrites[0].what
     assert {n.op for n in outcome.graph.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
+
+
+def test_a_run_rounds_when_it_is_told_to_and_leaves_weights_narrow() -> None:
+    options = {"epochs": 2, "recipe": f"{RECIPE} lr=0.05"}
+    always, never = (
+        trained(rounded(), **options).graph,
+        trained(rounded(), delay=1.0, **options).graph,
+    )
+    assert (outputs(always) != outputs(never)).any()
+    assert lowest(always) == lowest(never) == -7
 
 
 def test_the_teacher_is_the_network_before_it_was_rounded() -> None:

@@ -10,6 +10,14 @@ write_back(view, graph)                    # weights, scales and zero points, re
 
 from graphopt.passes.quantize.learn.grids import LearnedGrid, ObservedGrid
 from graphopt.passes.quantize.learn.timing import Timing
-from graphopt.passes.quantize.learn.view import grids_of, learn_grids, write_back
+from graphopt.passes.quantize.learn.view import SCALES, grids_of, learn_grids, write_back
 
-__all__ = ["LearnedGrid", "ObservedGrid", "Timing", "grids_of", "learn_grids", "write_back"]
+__all__ = [
+    "SCALES",
+    "LearnedGrid",
+    "ObservedGrid",
+    "Timing",
+    "grids_of",
+    "learn_grids",
+    "write_back",
+]

@@ -8,9 +8,9 @@ et al., ICLR 2020, with offsets after Bhalgat et al. (LSQ+), CVPR workshops 2020
 it is; here its logarithm is, as in Jain et al., "Trained Quantization Thresholds", MLSys 2020: a scale is
 never negative, optimizers that divide by the gradient's size (Adam) move small and large scales
 alike, and a power of two stays one when e is rounded. The gradient of e is such that a step of SGD moves s
-by what LSQ's does, g = 1 / sqrt(N q_max) included:
+by what LSQ's does, g = 1 / sqrt(N q_max) included, where ranges are 1 (as weights are: see `units.py`):
 
-    de = -lr g / (s ln 2) dL/ds     =>     ds = s ln 2 de = -lr g dL/ds     (to first order)
+    de = -lr g q_max^2 s / ln 2 dL/ds     =>     ds = -lr g (s q_max)^2 dL/ds     (to first order)
 
 An offset is counted in ranges, q_max steps, and has the same g; it is rounded when it is used, so that 0
 is represented exactly in every step of the training.
@@ -31,7 +31,7 @@ REACH = 6.0
 
 
 class _Scale(torch.autograd.Function):
-    """start * 2^exponent, with the gradient of the exponent that makes SGD's step on it LSQ's on the scale."""
+    """start * 2^exponent, with a gradient that makes SGD's step on the exponent LSQ's on the scale."""
 
     @staticmethod
     def forward(ctx: Any, exponent: Tensor, start: Tensor, gain: float, whole: bool) -> Tensor:
@@ -44,7 +44,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         exponent, scale = ctx.saved_tensors
-        found = gradients[0] * (ctx.gain / math.log(2)) / scale
+        found = gradients[0] * scale * ctx.gain
         return _inward(exponent, found, -REACH, REACH), None, None, None
 
 
@@ -53,18 +53,18 @@ class _ZeroPoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, offset: Tensor, start: Tensor, scale: Tensor, gain: float, low: int, high: int
+        ctx: Any, offset: Tensor, start: Tensor, gain: float, low: int, high: int
     ) -> Tensor:
         moved = start + high * offset
-        ctx.save_for_backward(moved, scale)
+        ctx.save_for_backward(moved)
         ctx.gain, ctx.low, ctx.high = gain, low, high
         return moved.round().clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        moved, scale = ctx.saved_tensors
-        found = gradients[0] * (ctx.gain * ctx.high) / scale.square()
-        return _inward(moved, found, ctx.low, ctx.high), None, None, None, None, None
+        (moved,) = ctx.saved_tensors
+        found = gradients[0] * (ctx.gain * ctx.high)
+        return _inward(moved, found, ctx.low, ctx.high), None, None, None, None
 
 
 def _inward(values: Tensor, gradient: Tensor, low: float, high: float) -> Tensor:
@@ -86,7 +86,7 @@ class LearnedGrid(nn.Module):
     def __init__(self, grid: Grid, count: float, *, offset: bool, power_of_two: bool) -> None:
         super().__init__()
         self.grid, self.power_of_two = grid, power_of_two
-        self.gain = 1 / math.sqrt(max(count, 1.0) * grid.high)
+        self.gain = 1 / math.sqrt(max(count, 1.0) * grid.high)  # g of LSQ
         start, zero = _numbers(grid)
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("start_zero", zero, persistent=False)
@@ -102,13 +102,14 @@ class LearnedGrid(nn.Module):
         if self.offset is None:
             return scale, self.start_zero
         low, high = self.grid.low, self.grid.high
-        arguments = (self.offset, self.start_zero, scale.detach(), self.gain, low, high)
+        arguments = (self.offset, self.start_zero, self.gain, low, high)
         return scale, _ZeroPoint.apply(*arguments)
 
     @property
     def scale(self) -> Tensor:
         """The scale as it stands."""
-        found: Tensor = _Scale.apply(self.exponent, self.start, self.gain, self.power_of_two)
+        gain = self.gain * self.grid.high**2 / math.log(2)
+        found: Tensor = _Scale.apply(self.exponent, self.start, gain, self.power_of_two)
         return found
 
     @property
@@ -121,6 +122,30 @@ class LearnedGrid(nn.Module):
         return float((self.scale / self.start).detach().log2().abs().mean())
 
 
+class Seen(nn.Module):
+    """Passes values on and remembers the smallest and the largest of them, in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watching = True
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x."""
+        if self.training and self.watching:
+            low, high = torch.aminmax(x.detach())
+            self.low = low if self.low is None else torch.minimum(low, self.low)
+            self.high = high if self.high is None else torch.maximum(high, self.high)
+        return x
+
+    def taken(self) -> tuple[Tensor, Tensor] | None:
+        """What was seen since it was last asked for, or None."""
+        low, high = self.low, self.high
+        self.low = self.high = None
+        return None if low is None or high is None else (low, high)
+
+
 class ObservedGrid(nn.Module):
     """The grid of what was seen; its result is the scale and the zero point, without gradients.
 
@@ -128,10 +153,12 @@ class ObservedGrid(nn.Module):
         grid: where it starts, and whose type, axis and narrowness it keeps.
         symmetric: the zero point stays where it is.
         power_of_two: scales are powers of two.
+        places: how many activations are on it.
     """
 
-    def __init__(self, grid: Grid, *, symmetric: bool, power_of_two: bool) -> None:
+    def __init__(self, grid: Grid, *, symmetric: bool, power_of_two: bool, places: int = 0) -> None:
         super().__init__()
+        self.seen = nn.ModuleList(Seen() for _ in range(places))
         self.grid, self.symmetric, self.power_of_two = grid, symmetric, power_of_two
         start, zero = _numbers(grid)
         self.register_buffer("start", start, persistent=False)
@@ -145,6 +172,7 @@ class ObservedGrid(nn.Module):
     zero: Tensor
     low: Tensor
     high: Tensor
+    seen: Any  # of Seen
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The scale and the zero point, both in floating point."""
@@ -189,40 +217,16 @@ class ObservedGrid(nn.Module):
         return float((self.scale / self.start).log2().abs().mean())
 
 
-class Seen(nn.Module):
-    """Passes values on and remembers the smallest and the largest of them, in training mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watching = True
-        self.low: Tensor | None = None
-        self.high: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x."""
-        if self.training and self.watching:
-            low, high = torch.aminmax(x.detach())
-            self.low = low if self.low is None else torch.minimum(low, self.low)
-            self.high = high if self.high is None else torch.maximum(high, self.high)
-        return x
-
-    def taken(self) -> tuple[Tensor, Tensor] | None:
-        """What was seen since it was last asked for, or None."""
-        low, high = self.low, self.high
-        self.low = self.high = None
-        return None if low is None or high is None else (low, high)
-
-
 class Gate(nn.Module):
-    """Rounded values, or those before rounding while it is closed."""
+    """Rounded values, or in training those before rounding while it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open = True
 
     def forward(self, plain: Tensor, rounded: Tensor) -> Tensor:
-        """`rounded` when it is open."""
-        return rounded if self.open else plain
+        """`rounded`, unless it is closed."""
+        return rounded if self.open or not self.training else plain
 
 
 def _numbers(grid: Grid) -> tuple[Tensor, Tensor]:
