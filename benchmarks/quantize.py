@@ -3,12 +3,12 @@
     python -m benchmarks.quantize [--models NAME,...] [--tools NAME,...] [--json FILE]
     python -m benchmarks.quantize --load FILE... --markdown FILE
 
-Every tool gets the same float file (BatchNormalizations folded by graphopt's lossless passes), the
-same calibration images and as many of them; every result is scored on the same held-back images and
-timed in ONNX Runtime in turn with the float file. Top-1 for classifiers (5000 images), COCO AP for
-detectors (128 images of val2017, on which AP moves by half a point for nothing). A peer has a row for
-each of its calibrators, and each once with everything quantized and once with the last products and
-what follows them excluded, which its users do by hand.
+Every tool gets the same float file (BatchNormalizations folded by graphopt's lossless passes) and the
+same calibration images; the rows with qat train on more of them, without labels. Every result is
+scored on the same held-back images and timed in ONNX Runtime in turn with the float file. Top-1 for
+classifiers (5000 images), COCO AP for detectors (128 images of val2017, on which AP moves by half a point
+for nothing). A peer has a row for each of its calibrators, each once with everything quantized and once
+with the last products and what follows them excluded, which its users do by hand.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from graphopt.runtime.measure import compare_latency
 from graphopt.runtime.run import open_file
 
 CALIBRATION = {"classification": 256, "detection": 64}
+TRAINING = {"classification": 4096, "detection": 128}  # without labels, for the rows with qat
 TEST = {"classification": 5000, "detection": 128}
 
 
@@ -66,14 +67,20 @@ class Way:
     options: dict[str, Any]
 
 
+_INT4 = {"weight": "int4", "floor": 0}
+
+
 def ways(head: Sequence[str]) -> list[Way]:
     """Everything that is compared; `head` names the nodes from the last products on."""
     found = [
         Way("graphopt", "defaults", {}),
         Way("graphopt", "no repair, no floor", {"repair": "none", "floor": 0}),
-        Way("graphopt", "bias", {"repair": "bias"}),
-        Way("graphopt", "equalize,bias", {"repair": "equalize,bias"}),
-        Way("graphopt", "adaround,bias", {"repair": "adaround,bias"}),
+        Way("graphopt", "equalize, bias", {"repair": "equalize,bias"}),
+        Way("graphopt", "adaround, bias", {"repair": "adaround,bias"}),
+        Way("graphopt", "qat, 1 epoch", {"qat": "epochs=1 workers=0"}),
+        Way("graphopt", "int4 weights", _INT4),
+        Way("graphopt", "int4 weights, adaround", _INT4 | {"repair": "adaround,bias"}),
+        Way("graphopt", "int4 weights, qat", _INT4 | {"qat": "epochs=1 workers=0"}),
     ]
     for method in ("MinMax", "Percentile", "Entropy"):
         found.append(Way("onnxruntime", method, {"method": method}))
@@ -100,12 +107,14 @@ class Bench:
         if what.task == "detection":
             places = (f"{COCO}/val2017", f"{COCO}/train2017")
         self.test = self._images(places[0], TEST[what.task])
-        shown = self._images(places[1], CALIBRATION[what.task])
-        self.data = [feeds for _, feeds in shown.batches()]
+        # The first of the training images are those for calibration.
+        shown = self._images(places[1], TRAINING[what.task])
+        batches = [next(iter(feeds.values())) for _, feeds in shown.batches()]
+        self.images = np.concatenate(batches)
+        self.calibration = CALIBRATION[what.task]
         self.metric = "top1" if what.task == "classification" else "ap"
-        arrays = [next(iter(f.values())) for f in self.data]
         self.arrays = folder / f"{name}.npz"
-        np.savez(self.arrays, x=np.concatenate(arrays))
+        np.savez(self.arrays, x=self.images[: self.calibration])
         self.before = self._score(self.float)
 
     def _images(self, source: str, limit: int) -> Evaluation:
@@ -140,7 +149,7 @@ class Bench:
         try:
             seconds = self._ours(way, made) if way.tool == "graphopt" else self._peer(way, made)
             after = self._score(made)
-            latency = compare_latency(self.float, made, self.data[0], threads=1, keep_open=True)
+            latency = compare_latency(self.float, made, self._feeds(), threads=1, keep_open=True)
         except (GraphoptError, subprocess.SubprocessError) as error:
             return Row(**row, after=None, failure=_short(error))
         size = made.stat().st_size / self.float.stat().st_size
@@ -148,10 +157,15 @@ class Bench:
 
     def _ours(self, way: Way, made: Path) -> float:
         started = time.perf_counter()
-        images = {"images": 10_000, "cache": False}
-        passes = quantizing(self.data, **{**images, **way.options})
+        images = {"images": self.calibration, "cache": False}
+        passes = quantizing(list(self.images), **{**images, **way.options})
         save(Pipeline(passes).run(self.graph, strict=True).graph, made)
         return time.perf_counter() - started
+
+    def _feeds(self) -> dict[str, Any]:
+        first = self.graph.inputs[0]
+        batch = first.shape[0] if isinstance(first.shape[0], int) else 16
+        return {first.name: self.images[:batch]}
 
     def _peer(self, way: Way, made: Path) -> float:
         job = {

@@ -65,7 +65,10 @@ PASSES: dict[str, str | type[Pass]] = {
     "absorb-bias": f"{_QUANTIZE}.absorb_bias:AbsorbBias",
     "to-float16": f"{_QUANTIZE}.to_float16:ToFloat16",
     "to-bfloat16": f"{_QUANTIZE}.to_bfloat16:ToBfloat16",
+    "smooth": f"{_QUANTIZE}.smooth:Smooth",
     "insert-fake-quant": "graphopt.passes.quantize.insert_fake_quant:InsertFakeQuant",
+    "adaround": f"{_QUANTIZE}.adaround:Adaround",
+    "correct-bias": f"{_QUANTIZE}.correct_bias:CorrectBias",
     "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
 }
