@@ -216,11 +216,14 @@ def cells(row: Row) -> list[str]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
+    """The page: what was measured, and the table, network by network."""
+    told = (__doc__ or "").split("\n\n", maxsplit=1)[1].split("\n\n", maxsplit=1)[1]
+    order = {name: k for k, name in enumerate(NETWORKS)}
+    rows = sorted(rows, key=lambda r: order[r.model])
     names = [h.removeprefix(">") for h in _HEADINGS]
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(cells(r))} |" for r in rows]
-    return "\n".join(lines) + "\n"
+    return f"# Quantization side by side\n\n{told}\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:

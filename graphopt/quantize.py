@@ -60,11 +60,13 @@ def quantizing(
         if name not in REPAIRS:
             raise UsageError(unknown("repair", name, REPAIRS))
     images = {"data": data, "preprocess": preprocess}
+    # Repairs look at as many images as calibration does.
+    as_many = images | {k: options[k] for k in ("images", "batch") if k in options}
     insert = pass_class("insert-fake-quant").with_options({**images, **options})
     return [
-        *_repairs(wanted, "float", images),
+        *_repairs(wanted, "float", as_many),
         insert,
-        *_repairs(wanted, "rounded", images),
+        *_repairs(wanted, "rounded", as_many),
         *([] if qat is None else [recovering(qat, "qat", **images, watch=watch)]),
         pass_class("quantize-constants")(),
     ]

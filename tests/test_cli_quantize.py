@@ -14,7 +14,7 @@ from conftest import graph_from
 from graphopt.cli import main
 from graphopt.errors import BudgetError
 from graphopt.frontends.onnx_file import load, save
-from graphopt.quantize import Judge
+from graphopt.quantize import Judge, quantizing
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,16,16] x) => (float[N,10] y)
@@ -158,3 +158,8 @@ def test_training_through_the_rounding(here: Path, capsys: pytest.CaptureFixture
     kinds = {i.data_type for i in onnx.load(here / "q.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     assert quantized(here, "--qat", "epochz=1") == 2
+
+
+def test_repairs_look_at_as_many_images_as_calibration() -> None:
+    passes = quantizing("images/", repair="adaround|bias", qat="epochs=1", images=7)
+    assert [getattr(p, "images", None) for p in passes] == [7, 7, 7, None, None]
