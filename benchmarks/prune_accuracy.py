@@ -107,6 +107,20 @@ class Shuffled(Examples):
         return self._inner[int(self._order[index])]
 
 
+def labelled(graph: Graph, what: Network, source: str, limit: int | None) -> Evaluation:
+    """Labelled images of a network's task in a drawn order, held in memory for several models."""
+    return Evaluation.prepare(
+        graph,
+        Shuffled(open_examples(source, what.task)),
+        what.task,
+        decoder=what.decoder,
+        preprocess=what.preprocess,
+        limit=limit,
+        rules=Rules(score=0.005, iou=0.6),
+        keep=True,
+    )
+
+
 class Bench:
     """A prepared network: what does not depend on the recipe is computed once."""
 
@@ -117,27 +131,12 @@ class Bench:
         loaded = load(ASSETS / "models" / f"{what.file}.onnx")
         self.graph: Graph = Pipeline(parse_passes(PREPARATION)).run(loaded, strict=True).graph
         self.channels = Channels(self.graph.copy())
-        self.test, calibration = (self._images(*s) for s in what.sets)
+        self.test, calibration = (labelled(self.graph, what, *s) for s in what.sets)
         self.feeds = [feeds for _, feeds in calibration.batches()]
         self.metric = "top1" if what.task == "classification" else "ap"
         self.chance = 0.1 if what.task == "classification" else 0.0
         self.before = self.score(self.graph)
         self._scores: dict[str, Any] = {}
-
-    def _images(self, source: str, limit: int) -> Evaluation:
-        what = NETWORKS[self.name]
-        examples = Shuffled(open_examples(source, what.task))
-        rules = Rules(score=0.005, iou=0.6)
-        return Evaluation.prepare(
-            self.graph,
-            examples,
-            what.task,
-            decoder=what.decoder,
-            preprocess=what.preprocess,
-            limit=limit,
-            rules=rules,
-            keep=True,
-        )
 
     def score(self, graph: Graph) -> float:
         """Top-1 or AP of a variant."""

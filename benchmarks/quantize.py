@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environments import python_of
-from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, Shuffled
+from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
 from graphopt.errors import GraphoptError
-from graphopt.evaluate import Evaluation, Rules, open_examples
 from graphopt.frontends.onnx_file import load, save
 from graphopt.pipeline import Pipeline
 from graphopt.quantize import quantizing
@@ -106,9 +105,9 @@ class Bench:
         places = (f"{CIFAR}:test", f"{CIFAR}:train")
         if what.task == "detection":
             places = (f"{COCO}/val2017", f"{COCO}/train2017")
-        self.test = self._images(places[0], TEST[what.task])
+        self.test = labelled(self.graph, what, places[0], TEST[what.task])
         # The first of the training images are those for calibration.
-        shown = self._images(places[1], TRAINING[what.task])
+        shown = labelled(self.graph, what, places[1], TRAINING[what.task])
         batches = [next(iter(feeds.values())) for _, feeds in shown.batches()]
         self.images = np.concatenate(batches)
         self.calibration = CALIBRATION[what.task]
@@ -116,19 +115,6 @@ class Bench:
         self.arrays = folder / f"{name}.npz"
         np.savez(self.arrays, x=self.images[: self.calibration])
         self.before = self._score(self.float)
-
-    def _images(self, source: str, limit: int) -> Evaluation:
-        what = NETWORKS[self.name]
-        return Evaluation.prepare(
-            self.graph,
-            Shuffled(open_examples(source, what.task)),
-            what.task,
-            decoder=what.decoder,
-            preprocess=what.preprocess,
-            limit=limit,
-            rules=Rules(score=0.005, iou=0.6),
-            keep=True,
-        )
 
     def _score(self, path: Path) -> float:
         return self.test.on(open_file(path, optimized=True))[self.metric]

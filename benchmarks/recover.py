@@ -35,9 +35,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, Shuffled
+from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
 from graphopt.distill import BEFORE_TRAINING
-from graphopt.evaluate import Evaluation, Rules, open_examples
 from graphopt.frontends.onnx_file import load
 from graphopt.fx import to_fx, write_back
 from graphopt.ir.graph import Graph
@@ -94,27 +93,16 @@ class Bench:
         self.graph = Pipeline(parse_passes(PREPARATION)).run(loaded, strict=True).graph
         data = (CIFAR, CIFAR) if what.task == "classification" else (COCO, COCO)
         ends = (":test", ":train") if what.task == "classification" else ("/val2017", "/train2017")
-        self.test = self._images(data[0] + ends[0], _TEST_LIMIT[what.task])
+        self.test = labelled(
+            self.graph, NETWORKS[self.name], data[0] + ends[0], _TEST_LIMIT[what.task]
+        )
         self.metric = "top1" if what.task == "classification" else "ap"
         self.before = self.score(self.graph)
         self.samples = self._training(data[1] + ends[1])
 
-    def _images(self, source: str, limit: int | None) -> Evaluation:
-        what = NETWORKS[self.name]
-        return Evaluation.prepare(
-            self.graph,
-            Shuffled(open_examples(source, what.task)),
-            what.task,
-            decoder=what.decoder,
-            preprocess=what.preprocess,
-            limit=limit,
-            rules=Rules(score=0.005, iou=0.6),
-            keep=True,
-        )
-
     def _training(self, source: str) -> Samples:
         images, labels = [], []
-        for held, feeds in self._images(source, None).batches():
+        for held, feeds in labelled(self.graph, NETWORKS[self.name], source, None).batches():
             images.append(next(iter(feeds.values()))[: len(held)])
             labels += [int(e.classes[0]) if len(e.classes) else 0 for e, _, _ in held]
         name = self.graph.inputs[0].name

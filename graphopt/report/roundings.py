@@ -22,7 +22,6 @@ def roundings(found: Document | None) -> dict[str, Any] | None:
         "method": found["method"],
         "integer": len(found["nodes"]),
         "products": found["products"],
-        "floor": found["floor"],
         "kept": sorted(found["sqnr"].items(), key=lambda item: item[1]),
         "bars": [_bar(e) for e in effects],
         "rows": [{**e, "grid": _grid(grids.get(e["tensor"]))} for e in effects[:_SHOWN]],

@@ -9,7 +9,6 @@ float32 in this order, so that numpy, ONNX Runtime and the FX view give the same
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +178,3 @@ def channel_grid(
     return grid_for(
         -top, top, kind, symmetric=True, narrow=True, power_of_two=power_of_two, axis=axis
     )
-
-
-def bits_of(grid: Grid) -> int:
-    """How many bits the integers in use need."""
-    return math.ceil(math.log2(grid.high - grid.low + 1))

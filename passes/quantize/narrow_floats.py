@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import onnx
 
-from graphopt.errors import UsageError
 from graphopt.ir.graph import (
     STANDARD_DOMAINS,
     Constant,
@@ -30,19 +28,13 @@ from graphopt.ir.graph import (
     Tensor,
     input_value,
     is_op,
-    label,
     producer,
     subgraphs,
 )
-from graphopt.registry import unknown
+from graphopt.passes.quantize.named import named_nodes
+from graphopt.passes.quantize.pairs import QUANTIZED_OPS
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-
-# Integers are what these compute with: their scales are no weights that could be narrower.
-_INTEGER_OPS = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
-    *("QLinearMatMul", "ConvInteger", "MatMulInteger"),
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ def place(
     Raises:
         UsageError: something in `keep` that matches nothing.
     """
-    kept_by_wish = _matching(graph, keep)
+    kept_by_wish = {id(n) for n in named_nodes(graph, keep)}
     found = Placement()
     for node in graph.nodes:
         if not any(is_wide(t) for t in (*node.inputs, *node.outputs)):
@@ -137,22 +129,6 @@ def is_wide(tensor: Tensor) -> bool:
     return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
 
 
-def _matching(graph: Graph, keep: Iterable[str]) -> set[int]:
-    found: set[int] = set()
-    for pattern in keep:
-        nodes = [n for n in graph.nodes if _matches(n, pattern)]
-        if not nodes:
-            names = {label(n) for n in graph.nodes} | {n.op for n in graph.nodes}
-            raise UsageError(unknown("node or operator", pattern, sorted(names)))
-        found.update(id(n) for n in nodes)
-    return found
-
-
-def _matches(node: Node, pattern: str) -> bool:
-    names = (node.name, node.op, *(t.name for t in node.outputs))
-    return any(fnmatchcase(n, pattern) for n in names if n)
-
-
 # --- what the standard allows ---------------------------------------------------------------------
 
 
@@ -162,7 +138,8 @@ def _slots(node: Node, opset: int, kind: Narrow) -> Slots | str | None:
         return f"{node.op} runs a subgraph, which is left alone"
     if node.domain not in STANDARD_DOMAINS:
         return f"{node.domain}::{node.op} is no standard operator"
-    if node.op in _INTEGER_OPS:
+    # Integers are what these compute with: their scales are no weights that could be narrower.
+    if node.op in QUANTIZED_OPS:
         return f"{node.op} belongs to integer arithmetic"
     if is_op(node, "Cast") and is_wide(node.outputs[0]):
         source = node.inputs[0].dtype

@@ -26,6 +26,12 @@ from graphopt.passes.quantize.grid import KINDS, Grid
 
 Array = np.ndarray[Any, Any]
 
+# The operators that make a model a quantized one.
+QUANTIZED_OPS = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
+    *("QLinearMatMul", "ConvInteger", "MatMulInteger"),
+)
+
 
 @dataclass(frozen=True)
 class GridTensors:

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
-from graphopt.errors import UnsupportedError, UsageError
+from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import (
     Constant,
     Graph,
@@ -32,15 +31,12 @@ from graphopt.ir.graph import (
     rank_of,
     sole_reader,
 )
+from graphopt.passes.quantize.named import named_nodes
 from graphopt.passes.quantize.observe.curves import gated_by
+from graphopt.passes.quantize.pairs import QUANTIZED_OPS
 from graphopt.passes.quantize.rules import Rules, is_fusable, why_not_integer
-from graphopt.registry import unknown
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_QUANTIZED_OPS = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv"),
-    *("QLinearMatMul", "ConvInteger", "MatMulInteger"),
-)
 
 
 @dataclass
@@ -92,12 +88,12 @@ def place(
         UsageError: something in `keep` that matches nothing.
     """
     _check_float(graph)
-    choice = _Choice(graph, list(keep), first, last)
+    choice = _Choice(graph, keep, first, last)
     return _Placer(graph, rules, choice, frozenset(without)).place()
 
 
 def _check_float(graph: Graph) -> None:
-    node = next((n for n in graph.nodes if is_op(n, *_QUANTIZED_OPS)), None)
+    node = next((n for n in graph.nodes if is_op(n, *QUANTIZED_OPS)), None)
     if node is not None:
         raise UnsupportedError(
             f"the model is quantized already ({node.op} {label(node)!r}): quantize the float model "
@@ -111,7 +107,7 @@ def _check_float(graph: Graph) -> None:
 class _Choice:
     """Why a node stays in float whatever the target can do."""
 
-    def __init__(self, graph: Graph, keep: list[str], first: bool, last: bool) -> None:
+    def __init__(self, graph: Graph, keep: Iterable[str], first: bool, last: bool) -> None:
         self._reasons: dict[int, str] = {}
         after = list(head(graph))
         self._mark([n for n in after if n.op not in PRODUCTS], "it follows the last product")
@@ -119,12 +115,7 @@ class _Choice:
             self._mark([n for n in after if n.op in PRODUCTS], "it is a last product")
         if not first:
             self._mark(stem(graph), "it is a first product")
-        for pattern in keep:
-            found = [n for n in graph.nodes if _matches(n, pattern)]
-            if not found:
-                names = {label(n) for n in graph.nodes} | {n.op for n in graph.nodes}
-                raise UsageError(unknown("node or operator", pattern, sorted(names)))
-            self._mark(found, "it is kept in float as asked")
+        self._mark(named_nodes(graph, keep), "it is kept in float as asked")
 
     def _mark(self, nodes: Iterable[Node], reason: str) -> None:
         for node in nodes:
@@ -133,11 +124,6 @@ class _Choice:
     def reason(self, node: Node) -> str | None:
         """Why the node stays in float, or None."""
         return self._reasons.get(id(node))
-
-
-def _matches(node: Node, pattern: str) -> bool:
-    names = (node.name, node.op, *(t.name for t in node.outputs))
-    return any(fnmatchcase(n, pattern) for n in names if n)
 
 
 def stem(graph: Graph) -> Iterator[Node]:

@@ -11,35 +11,23 @@ bfloat16 in the standard. ONNX Runtime has no kernels for it on the CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from graphopt.ir.graph import Graph
 from graphopt.ir.opset import in_the_way, set_opset
-from graphopt.pass_base import Changes, Context, Pass
+from graphopt.pass_base import Changes, Context
 from graphopt.passes.quantize.narrow_floats import BFLOAT16, is_wide
-from graphopt.passes.quantize.to_float16 import narrow_graph
+from graphopt.passes.quantize.to_float16 import ToFloat16, narrow_graph
 
 _OPSET = 22
 
 
 @dataclass(frozen=True)
-class ToBfloat16(Pass):
+class ToBfloat16(ToFloat16):
     """f(x, w) becomes float32(f(bfloat16(x), bfloat16(w))); the opset is raised to 22 for it."""
 
     name: ClassVar[str] = "to-bfloat16"
     numerics: ClassVar[Changes] = Changes("computes in bfloat16")
-    after: ClassVar[dict[str, str]] = {
-        "fuse-conv-bn": "weights are to be rounded once, after everything was folded into them",
-        "equalize": "it works on float32 weights",
-        "absorb-bias": "it works on float32 weights",
-    }
-
-    data: Any = None  # images that show how large activations become: see graphopt.data
-    preprocess: str = ""
-    batch: int = 8
-    limit: int = 64
-    keep: str = ""  # nodes that stay in float32: names, operators or globs, separated by |
-    io: str = "float32"  # the type of the model's inputs and outputs: float32 or bfloat16
 
     def run(self, graph: Graph, context: Context) -> None:
         known = graph.opset

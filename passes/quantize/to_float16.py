@@ -48,7 +48,7 @@ class ToFloat16(Pass):
     batch: int = 8
     limit: int = 64
     keep: str = ""  # nodes that stay in float32: names, operators or globs, separated by |
-    io: str = "float32"  # the type of the model's inputs and outputs: float32 or float16
+    io: str = "float32"  # the type of the model's inputs and outputs: float32 or the narrow one
 
     def run(self, graph: Graph, context: Context) -> None:
         narrow_graph(graph, context, FLOAT16, self)
