@@ -109,6 +109,7 @@ def test_a_drop_is_kept_within_its_limit_or_nothing_is_written(
         (("--target", "a75"), 2, "did you mean a76"),
         (("--keep", "Konv"), 2, "did you mean Conv"),
         (("--recipe", "nonsense=1"), 2, "no option 'nonsense'"),
+        (("--decoder", "os:getcwd"), 2, "functions of your own are taken from Python only"),
     ],
 )
 def test_wrong_wishes(

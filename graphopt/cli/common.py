@@ -24,6 +24,16 @@ Names = Optional[list[str]]  # noqa: UP045
 Text = Optional[str]  # noqa: UP045
 File = Optional[Path]  # noqa: UP045
 
+Report = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Write report.json and report.html into this folder."),
+]
+Measure = Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")]
+DecoderName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--decoder", help="What the outputs mean, e.g. yolov5; found from them if clear."),
+]
+
 
 class Verbosity:
     """Set once by the options before the command."""
@@ -44,6 +54,12 @@ def shapes(texts: Sequence[str]) -> dict[str, list[int]]:
             raise UsageError(f"--input-shape {text!r}: write NAME:1,3,416,416 with positive sizes")
         found[name] = shape
     return found
+
+
+def checked_decoder(decoder: str | None) -> None:
+    """Refuses "module:function": the command line imports nobody's code."""
+    if decoder is not None and ":" in decoder:
+        raise UsageError(f"decoder {decoder!r}: functions of your own are taken from Python only")
 
 
 class Telling:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.common import File, Json, Text, checked_report, finish, progress
+from graphopt.cli.common import File, Json, Measure, Report, Text, checked_report, finish, progress
 
 app = typer.Typer()
 
@@ -42,14 +42,12 @@ def distill(
     device: Annotated[
         str, typer.Option(help="cpu, or auto for a GPU where there is one.")
     ] = "auto",
-    report: Annotated[
-        File, typer.Option(help="Write report.json and report.html into this folder.")
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")
     ] = 0,
-    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+    measure: Measure = True,
 ) -> None:
     """Trains STUDENT to do what the teacher does on images without labels."""
     from graphopt.distill import distill_file

@@ -6,7 +6,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from graphopt.cli.common import Json, Model, Text, print_json, progress
+from graphopt.cli.common import (
+    DecoderName,
+    Json,
+    Model,
+    checked_decoder,
+    print_json,
+    progress,
+)
 
 app = typer.Typer()
 
@@ -22,9 +29,7 @@ def evaluate(
         ),
     ],
     task: Annotated[str, typer.Option(help="detection or classification.")],
-    decoder: Annotated[
-        Text, typer.Option(help="What the outputs mean, e.g. yolov5; found from them if clear.")
-    ] = None,
+    decoder: DecoderName = None,
     preprocess: Annotated[
         str, typer.Option(help="How images become inputs, e.g. 'letterbox, bgr, scale=1/255'.")
     ] = "",
@@ -35,12 +40,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measures what MODEL gets right: COCO AP for detection, top-1 and top-5 for classification."""
-    from graphopt.errors import UsageError
     from graphopt.evaluate import evaluate as measured
     from graphopt.report.terminal import console, print_rows
 
-    if decoder is not None and ":" in decoder:
-        raise UsageError(f"decoder {decoder!r}: functions of your own are taken from Python only")
+    checked_decoder(decoder)
     with progress() as telling:
         found = measured(
             model, data, task, decoder=decoder, preprocess=preprocess, limit=limit, progress=telling

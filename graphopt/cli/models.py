@@ -11,8 +11,10 @@ import typer
 from graphopt.cli.common import (
     File,
     Json,
+    Measure,
     Model,
     Names,
+    Report,
     Shapes,
     Telling,
     Text,
@@ -82,10 +84,7 @@ def optimize(
     skip: Annotated[Names, typer.Option(help="Leave out a pass (name or glob).")] = None,
     only: Annotated[Names, typer.Option(help="Run only these passes (name or glob).")] = None,
     input_shape: Shapes = None,
-    report: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Write report.json and report.html into this folder."),
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop when a pass breaks its contract.")
@@ -94,7 +93,7 @@ def optimize(
         int, typer.Option(min=0, help="Seed of the test inputs and of passes that draw.")
     ] = 0,
     verify: Annotated[bool, typer.Option(help="Prove that the outputs are equal.")] = True,
-    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+    measure: Measure = True,
 ) -> None:
     """Optimizes MODEL; the result is written only when its outputs are proven equal."""
     from graphopt.optimize import optimize_file

@@ -12,8 +12,10 @@ import typer
 from graphopt.cli.common import (
     File,
     Json,
+    Measure,
     Model,
     Names,
+    Report,
     Shapes,
     Text,
     checked_report,
@@ -88,15 +90,13 @@ def prune(
         bool, typer.Option("--plan-only", help="Say what would go, and write no model.")
     ] = False,
     input_shape: Shapes = None,
-    report: Annotated[
-        File, typer.Option(help="Write report.json and report.html into this folder.")
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the test inputs.")] = 0,
     verify: Annotated[
         bool, typer.Option(help="Prove the result equal to the original with channels zeroed.")
     ] = True,
-    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+    measure: Measure = True,
 ) -> None:
     """Removes the channels of MODEL that matter least, with everything coupled to them."""
     from graphopt.prune import plan_file, prune_file, pruning

@@ -8,7 +8,20 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from graphopt.cli.common import File, Json, Model, Names, Text, checked_report, finish, progress
+from graphopt.cli.common import (
+    DecoderName,
+    File,
+    Json,
+    Measure,
+    Model,
+    Names,
+    Report,
+    Text,
+    checked_decoder,
+    checked_report,
+    finish,
+    progress,
+)
 
 app = typer.Typer()
 
@@ -57,9 +70,7 @@ def quantize(
         ),
     ] = None,
     task: Annotated[Text, typer.Option(help="detection or classification, of --labels.")] = None,
-    decoder: Annotated[
-        Text, typer.Option(help="What the outputs mean, e.g. yolov5; found from them if clear.")
-    ] = None,
+    decoder: DecoderName = None,
     max_drop: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -74,14 +85,12 @@ def quantize(
             metavar="images=128,...", help="More settings of `graphopt passes insert-fake-quant`."
         ),
     ] = "",
-    report: Annotated[
-        File, typer.Option(help="Write report.json and report.html into this folder.")
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     seed: Annotated[
         int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")
     ] = 0,
-    measure: Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")] = True,
+    measure: Measure = True,
 ) -> None:
     """Quantizes MODEL with images without labels; what stays in float is in the report."""
     from graphopt.quantize import DEFAULT_REPAIR, quantize_file
@@ -90,6 +99,7 @@ def quantize(
     started = time.perf_counter()
     written = output or model.with_name(f"{model.stem}.int8.onnx")
     checked_report(report)
+    checked_decoder(decoder)
     options: dict[str, Any] = {
         **read_options(recipe, "recipe"),
         "preprocess": preprocess or "",
