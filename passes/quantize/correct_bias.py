@@ -66,7 +66,7 @@ _ROUNDING = 1e-6  # of the largest bias: what single precision makes of it
 
 @dataclass(frozen=True)
 class CorrectBias(Pass):
-    """b += E[y] - E[y_r] for every product: rounding no longer moves the means of channels."""
+    """b += sum f'(y)^2 (y - y_r) / sum f'(y)^2 per channel of every product, f the activation behind."""
 
     name: ClassVar[str] = "correct-bias"
     numerics: ClassVar[Changes] = Changes("shifts the channels of a rounded network")
