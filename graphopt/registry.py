@@ -60,6 +60,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "merge-sibling-convs": f"{_FUSE}.merge_sibling_convs:MergeSiblingConvs",
     "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
+    "fold-exp-scale": f"{_FUSE}.fold_exp_scale:FoldExpScale",
     "loosen-clips": f"{_QUANTIZE}.loosen_clips:LoosenClips",
     "equalize": f"{_QUANTIZE}.equalize:Equalize",
     "absorb-bias": f"{_QUANTIZE}.absorb_bias:AbsorbBias",
@@ -105,6 +106,8 @@ DEFAULT: tuple[str, ...] = (
     # What is left between.
     "merge-clips",
     "merge-scalar-arithmetic",
+    # Into the bias, once the factors are one.
+    "fold-exp-scale",
 )
 
 
