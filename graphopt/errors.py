@@ -7,7 +7,8 @@ GraphoptError                 1
 │   └── ExportError               a torch module that could not be exported
 ├── GraphError                1   the graph breaks an invariant of the IR
 ├── UnsupportedError          1   a node that has no differentiable form
-├── RunError                  1   no executor can run the graph
+├── RunError                  1   no executor can run the graph, or a program made from it failed
+├── ToolchainError            1   a compiler or linker refused its input, or made what would not load
 ├── SaveError                 1   the result could not be written; nothing half-written is left
 ├── TrainingError             1   a run that cannot go on: a loss that is not finite, another run's folder
 ├── PlanError                 1   a pruning plan that does not fit the model, or is none
@@ -54,7 +55,11 @@ class UnsupportedError(GraphoptError):
 
 
 class RunError(GraphoptError):
-    """A graph that neither ONNX Runtime nor onnx.reference can run."""
+    """A graph that neither ONNX Runtime nor onnx.reference can run, or a program that failed."""
+
+
+class ToolchainError(GraphoptError):
+    """A C compiler or linker that refused its input, or made what a board would not load."""
 
 
 class SaveError(GraphoptError):

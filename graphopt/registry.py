@@ -16,13 +16,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError
 from graphopt.pass_base import Pass
+from graphopt.toml import read_toml
 
 _SIMPLIFY = "graphopt.passes.simplify"
 _FUSE = "graphopt.passes.fuse"
@@ -160,12 +160,7 @@ def parse_passes(text: str) -> list[Pass]:
 
 def read_pipeline(path: Path) -> list[Pass]:
     """The passes of a TOML file's [[pass]] tables."""
-    try:
-        tables = _toml(path).get("pass")
-    except OSError as error:
-        raise UsageError(f"pipeline file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"pipeline file {path} is not valid TOML: {error}") from error
+    tables = read_toml(path, "pipeline file").get("pass")
     if not isinstance(tables, list) or not all(isinstance(t, dict) and "name" in t for t in tables):
         raise UsageError(f"pipeline file {path} needs [[pass]] tables, each with a name")
     passes: list[Pass] = []
@@ -232,10 +227,3 @@ def read_options(text: str, name: str) -> dict[str, str]:
             raise UsageError(f"cannot read option {pair!r} of {name!r}; write option=value")
         options[key] = value
     return options
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    # tomllib is part of Python from 3.11 on; before, tomli is the same module.
-    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    tables: dict[str, Any] = parser.loads(path.read_text(encoding="utf-8"))
-    return tables

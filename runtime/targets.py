@@ -1,64 +1,57 @@
-"""Boards as data: how fast they can multiply and move bytes at best.
-
-Figures are peaks of one cluster of equal cores, from the cores' published pipelines: a Cortex-A57
-issues one 128-bit fused multiply-add a cycle (4 float32 MACs), a Cortex-A76 two (8); see Arm's
-software optimization guides. The bandwidth is the memory's. `roofline` is the bound both give: no
-program is faster, and one that is limited by neither does not exist.
-"""
+"""The boards by name: those of boards/, this machine (`host`), and TOML files of the user's own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 
 from graphopt.errors import UsageError
+from graphopt.runtime.board import Abi, Cluster, Gpu, Target
+from graphopt.runtime.board_file import BOARDS, read_board
+from graphopt.runtime.host import this_machine
+
+__all__ = ["TARGETS", "Abi", "Cluster", "Gpu", "Target", "target"]
 
 
-@dataclass(frozen=True)
-class Target:
-    """One cluster of a board.
+class _Boards(Mapping[str, Target]):
+    """Every board that comes with graphopt, read when it is asked for."""
 
-    Attributes:
-        name: as written on the command line.
-        cores: how many work together.
-        gigahertz: their clock.
-        macs_per_cycle: float32 multiply-accumulates of one core.
-        gigabytes_per_second: peak bandwidth of the memory.
-    """
+    def __getitem__(self, name: str) -> Target:
+        if name not in _names():
+            raise KeyError(name)
+        return _built_in(name)
 
-    name: str
-    core: str
-    cores: int
-    gigahertz: float
-    macs_per_cycle: int
-    gigabytes_per_second: float
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names())
 
-    @property
-    def macs_per_second(self) -> float:
-        """The peak of the cluster."""
-        return self.cores * self.gigahertz * 1e9 * self.macs_per_cycle
-
-    def seconds(self, macs: float, bytes_moved: float) -> float:
-        """max(macs / peak, bytes / bandwidth): the roofline bound on one operator."""
-        return max(macs / self.macs_per_second, bytes_moved / (self.gigabytes_per_second * 1e9))
+    def __len__(self) -> int:
+        return len(_names())
 
 
-TARGETS = {
-    t.name: t
-    for t in (
-        Target("tx2", "cortex-a57", 4, 2.035, 4, 59.7),
-        Target("kirin990", "cortex-a76", 2, 2.86, 8, 34.1),
-        Target("rpi4", "cortex-a72", 4, 1.5, 4, 12.8),
-        Target("rpi5", "cortex-a76", 4, 2.4, 8, 17.1),
-    )
-}
+TARGETS: Mapping[str, Target] = _Boards()
 
 
 def target(name: str) -> Target:
-    """The board called `name`.
+    """The board called `name`, or described by the TOML file `name`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the file makes no sense.
     """
+    if name.endswith(".toml"):
+        return read_board(Path(name))
     if name not in TARGETS:
-        raise UsageError(f"no target is called {name!r}; known: {', '.join(TARGETS)}")
+        from graphopt.registry import unknown
+
+        raise UsageError(f"{unknown('target', name, TARGETS)}; or give a .toml file of your own")
     return TARGETS[name]
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted([*(p.stem for p in BOARDS.glob("*.toml")), "host"]))
+
+
+@cache
+def _built_in(name: str) -> Target:
+    return this_machine() if name == "host" else read_board(BOARDS / f"{name}.toml")

@@ -16,6 +16,7 @@ from graphopt.cli.evaluate import app as evaluate_app
 from graphopt.cli.models import app as models_app
 from graphopt.cli.prune import app as prune_app
 from graphopt.cli.quantize import app as quantize_app
+from graphopt.cli.targets import app as targets_app
 from graphopt.cli.zoo import zoo_app
 from graphopt.errors import GraphoptError
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast
     pretty_exceptions_enable=False,
 )
-for commands in (models_app, prune_app, quantize_app, distill_app, evaluate_app):
+for commands in (models_app, prune_app, quantize_app, distill_app, evaluate_app, targets_app):
     app.registered_commands += commands.registered_commands
 app.add_typer(zoo_app, name="zoo")
 

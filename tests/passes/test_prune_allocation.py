@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from graphopt.passes.prune.sections import sections
 from graphopt.passes.prune.selection import Limits, Selector
 from graphopt.pipeline import Pipeline
 from graphopt.registry import pass_class
-from graphopt.runtime.targets import Target, target
+from graphopt.runtime.targets import target
 
 # Two inner layers of 32 and 16 channels.
 CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
@@ -137,8 +138,11 @@ def test_measured_allocations_meet_the_budget(allocation: str) -> None:
 
 
 def test_the_roofline_is_the_slower_of_computing_and_moving(chain: Channels) -> None:
-    fast_memory = Target("a", "", 1, 1.0, 1, 1e9)
-    fast_core = Target("b", "", 1, 1e9, 1, 1.0)
+    one = {"float32": 1}
+    core = replace(target("tx2").computing[0], cpus=(0,), gigahertz=1.0, macs_per_cycle=one)
+    slow = replace(target("tx2"), clusters=(core,), gigabytes_per_second=1.0)
+    fast_memory = replace(slow, gigabytes_per_second=1e9)
+    fast_core = replace(slow, clusters=(replace(core, gigahertz=1e9),))
     alive = np.ones(chain.unit_count, bool)
     computing = Account(chain, fast_memory).totals(alive)
     assert computing.latency == pytest.approx(computing.macs / 1e9, rel=1e-6)
@@ -156,11 +160,11 @@ def test_a_latency_budget_needs_a_board() -> None:
 
     plan = run(latency="0.6", target="tx2", multiple="1")
     assert 0 < plan.after["latency"] <= 0.6 * plan.before["latency"]
-    with pytest.raises(UsageError, match="a latency budget needs a target: tx2"):
+    with pytest.raises(UsageError, match="a latency budget needs a target: .*tx2"):
         run(latency="0.6")
     with pytest.raises(UsageError, match="no target is called 'toaster'"):
         run(latency="0.6", target="toaster")
-    assert target("kirin990").macs_per_second == pytest.approx(2 * 2.86e9 * 8)
+    assert target("kirin990").macs_per_second == pytest.approx(2 * (2.86e9 + 2.36e9) * 8)
 
 
 def test_sections_take_the_shares_they_are_given() -> None:

@@ -1,0 +1,1 @@
+"""C compilers and linkers that build for a board."""
