@@ -1,0 +1,66 @@
+"""A graph compiled for a target: the program, its memory, and the functions it calls.
+
+    compiled = compile_graph(graph, target("tx2"))
+    compiled.write_object(Path("kernels.o"))
+
+The graph is taken as it is; optimize it first. What a bundle for a board is made of is in `deploy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.ir.graph import Graph
+from graphopt.runtime.board import Target
+from graphopt.runtime.codegen import object_file
+from graphopt.runtime.kernels.simd import Machine
+from graphopt.runtime.lower.arena import Arena, plan
+from graphopt.runtime.lower.lowering import Lowering
+from graphopt.runtime.lower.program import Kernel, Program
+from graphopt.runtime.lower.sizes import fix_sizes
+from graphopt.runtime.machine import llvm_target, machine_of
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network for one target.
+
+    Attributes:
+        symbols: the name of the C function of every kernel.
+    """
+
+    target: Target
+    machine: Machine
+    program: Program
+    arena: Arena
+    symbols: Mapping[Kernel, str]
+
+    def write_object(self, path: Path, triple: str | None = None) -> None:
+        """Compiles all kernels to one object file for the target, or another of its ABIs."""
+        functions = {name: kernel.build(name) for kernel, name in self.symbols.items()}
+        object_file(functions, llvm_target(self.target, triple), path)
+
+
+def compile_graph(
+    graph: Graph, target: Target, *, sizes: Mapping[str, int] | None = None
+) -> Compiled:
+    """Lowers a graph for a target.
+
+    Args:
+        graph: left as it is.
+        target: the board.
+        sizes: numbers for named dimensions; a batch without one is 1.
+
+    Raises:
+        UsageError: a dimension is not known.
+        UnsupportedError: an operator that neither our kernels nor TVM's importer can do.
+    """
+    own = graph.copy()
+    fix_sizes(own, sizes)
+    machine = machine_of(target)
+    program = Lowering(own, machine).run()
+    kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])
+    symbols = {kernel: f"graphopt_kernel_{i}" for i, kernel in enumerate(kernels)}
+    return Compiled(target, machine, program, plan(program), symbols)

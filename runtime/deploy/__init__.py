@@ -1,0 +1,1 @@
+"""A compiled network as files for a board: library, header, weights, runner."""

@@ -1,0 +1,1 @@
+"""Kernels: functions of a compiled network, one family of operators per file, written as TIR."""

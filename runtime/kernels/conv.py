@@ -1,0 +1,299 @@
+"""Direct convolution: an implicit matrix product with a register tile of columns by channels.
+
+    y[o, i, j] = b[o] + sum over c, u, v of w[o, c, u, v] x[c, i s + u d - p, j s + v d - p]
+
+Images are blocked: lanes channels of one pixel lie together, [C / lanes][H][W][lanes], and have a
+border of zeros as wide as their readers reach. One part computes one row of `vectors * lanes`
+output channels, `columns` pixels at a time; every accumulator stays in a register over the whole
+sum. Weights are packed as [tile][c / lanes][u][v][lane of c][vectors * lanes].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
+from graphopt.runtime.kernels.simd import (
+    Array,
+    Index,
+    Machine,
+    Registers,
+    Value,
+    divide,
+    kernel,
+    lane,
+    let,
+    loop,
+    repeat,
+    when,
+)
+
+# Lanes of one channel block that are written out where single values are loaded.
+_UNROLLED = 4
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, stride, dilation and the padding at the top and left: (vertical, horizontal) each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+
+    def reach(self, columns: int) -> int:
+        """How many neighbouring columns so many outputs read."""
+        return (columns - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+
+
+def tiles(width: int, columns: int) -> Iterator[tuple[int, int, int]]:
+    """(first column, tiles, columns of each) that cover a row with tiles as equal as can be."""
+    count = -(-width // columns)
+    each = -(-width // count)
+    full, rest = divmod(width, each)
+    yield 0, full, each
+    if rest:
+        yield full * each, 1, rest
+
+
+@dataclass(frozen=True)
+class DirectConv:
+    """A convolution of blocked images, or of a plain one with few channels (`plain`).
+
+    Attributes:
+        depth: channel blocks that are summed over (of one group); channels when `plain`.
+        blocks: channel blocks of the result.
+        vectors: channel blocks of one register tile.
+        columns: pixels of one register tile.
+        plain: the source is [C][H][W].
+    """
+
+    machine: Machine
+    window: Window
+    source: Strides
+    sink: Strides
+    depth: int
+    blocks: int
+    height: int
+    width: int
+    vectors: int
+    columns: int
+    groups: int = 1
+    plain: bool = False
+    expression: Expression = AS_IT_IS
+
+    @property
+    def tile_count(self) -> int:
+        """Register tiles along the output channels."""
+        return -(-self.blocks // self.vectors)
+
+    @property
+    def parts(self) -> int:
+        """How many parts the work has."""
+        return self.tile_count * self.height
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Element types: source, weights, bias, sink, operands."""
+        return ("float32",) * (4 + len(self.expression.operands))
+
+    def build(self, name: str) -> Any:
+        """The TIR function."""
+
+        def body(arrays: Sequence[Array], part: Value) -> None:
+            tile, row = divide(part, self.height)
+            for first, count, columns in tiles(self.width, self.columns):
+                with loop(0, count) as index:
+                    self._tile(arrays, (tile, row, let(index * columns + first)), columns)
+
+        return kernel(name, self.arrays, body)
+
+    def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
+        source, weight, bias, sink, *operands = arrays
+        lanes, vectors = self.machine.lanes, self.vectors
+        tile, row, column = at
+        sums = Registers(columns * vectors, lanes, "float32")
+        starts = [let(bias.vector((tile * vectors + v) * lanes, lanes)) for v in range(vectors)]
+        for i in range(columns * vectors):
+            sums[i] = starts[i % vectors]
+        if self.plain:
+            self._sum_plain(source, weight, at, sums)
+        else:
+            self._sum_blocked(source, weight, at, sums)
+        for v in range(vectors):
+            block = let(tile * vectors + v)
+            exists = True if self.blocks % vectors == 0 else block < self.blocks
+            with when(exists):
+                for k in range(columns):
+                    place = (block, row, column + k)
+                    value = self.expression.value(sums[k * vectors + v], operands, place, lanes)
+                    to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
+                    sink.put(to, value, lanes)
+
+    def _sum_blocked(
+        self, source: Array, weight: Array, at: tuple[Index, Index, Index], sums: Registers
+    ) -> None:
+        lanes, vectors, window = self.machine.lanes, self.vectors, self.window
+        tile, row, column = at
+        (high, wide), (down, right) = window.kernel, window.stride
+        corner = (
+            self._group(tile) * (self.depth * self.source.plane)
+            + (row * down - window.pads[0]) * self.source.row
+            + (column * right - window.pads[1]) * lanes
+        )
+        taps = high * wide * lanes * vectors * lanes
+        pixels = [k * right * lanes for k in range(len(sums) // vectors)]
+        with loop(0, self.depth) as c, loop(0, high) as u, loop(0, wide) as v:
+            at_pixel = let(
+                corner
+                + c * self.source.plane
+                + u * (window.dilation[0] * self.source.row)
+                + v * (window.dilation[1] * lanes)
+            )
+            at_weight = let(
+                (tile * self.depth + c) * taps + (u * wide + v) * (lanes * vectors * lanes)
+            )
+            if self.machine.lane_products:
+                self._products_by_lane(source, weight, at_pixel, at_weight, pixels, sums)
+            else:
+                self._products_by_value(source, weight, at_pixel, at_weight, pixels, sums)
+
+    def _products_by_lane(
+        self,
+        source: Array,
+        weight: Array,
+        at_pixel: Index,
+        at_weight: Index,
+        pixels: list[int],
+        sums: Registers,
+    ) -> None:
+        lanes, vectors = self.machine.lanes, self.vectors
+        values = [let(source.vector(at_pixel + p, lanes)) for p in pixels]
+        for i in range(lanes):
+            for v in range(vectors):
+                w = let(weight.vector(at_weight + (i * vectors + v) * lanes, lanes))
+                for k, value in enumerate(values):
+                    sums[k * vectors + v] += repeat(lane(value, i), lanes) * w
+
+    def _products_by_value(
+        self,
+        source: Array,
+        weight: Array,
+        at_pixel: Index,
+        at_weight: Index,
+        pixels: list[int],
+        sums: Registers,
+    ) -> None:
+        lanes, vectors = self.machine.lanes, self.vectors
+        with loop(0, lanes // _UNROLLED) as quarter:
+            for i in range(_UNROLLED):
+                channel = quarter * _UNROLLED + i
+                start = at_weight + channel * (vectors * lanes)
+                ws = [let(weight.vector(start + v * lanes, lanes)) for v in range(vectors)]
+                for k, p in enumerate(pixels):
+                    value = let(repeat(source.scalar(at_pixel + channel + p), lanes))
+                    for v in range(vectors):
+                        sums[k * vectors + v] += value * ws[v]
+
+    def _sum_plain(
+        self, source: Array, weight: Array, at: tuple[Index, Index, Index], sums: Registers
+    ) -> None:
+        lanes, vectors, window = self.machine.lanes, self.vectors, self.window
+        tile, row, column = at
+        (high, wide), (down, right) = window.kernel, window.stride
+        columns = len(sums) // vectors
+        corner = (row * down - window.pads[0]) * self.source.row + column * right - window.pads[1]
+        with loop(0, self.depth) as c, loop(0, high) as u:
+            start = let(corner + c * self.source.plane + u * window.dilation[0] * self.source.row)
+            pixel = self._plain_pixels(source, start, window.reach(columns))
+            at_weight = let(((tile * self.depth + c) * high + u) * (wide * vectors * lanes))
+            for v in range(wide):
+                ws = [
+                    let(weight.vector(at_weight + (v * vectors + i) * lanes, lanes))
+                    for i in range(vectors)
+                ]
+                for k in range(columns):
+                    value = pixel(k * right + v * window.dilation[1])
+                    for i in range(vectors):
+                        sums[k * vectors + i] += value * ws[i]
+
+    def _plain_pixels(self, source: Array, start: Index, count: int) -> Any:
+        """A function from a column to its value in every lane."""
+        lanes = self.machine.lanes
+        if not self.machine.lane_products:
+            return lambda k: repeat(source.scalar(start + k), lanes)
+        row = [let(source.vector(start + i * lanes, lanes)) for i in range(-(-count // lanes))]
+        return lambda k: repeat(lane(row[k // lanes], k % lanes), lanes)
+
+    def _group(self, tile: Index) -> Index:
+        return divide(tile, self.tile_count // self.groups)[0] if self.groups > 1 else 0
+
+
+@dataclass(frozen=True)
+class DepthwiseConv:
+    """One filter per channel: y[c, i, j] = b[c] + sum of w[c, u, v] x[c, i s + u d - p, ...].
+
+    One part is one row of one channel block. Weights are packed as [c / lanes][u][v][lanes].
+    """
+
+    machine: Machine
+    window: Window
+    source: Strides
+    sink: Strides
+    blocks: int
+    height: int
+    width: int
+    columns: int
+    expression: Expression = AS_IT_IS
+
+    @property
+    def parts(self) -> int:
+        """How many parts the work has."""
+        return self.blocks * self.height
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Element types: source, weights, bias, sink, operands."""
+        return ("float32",) * (4 + len(self.expression.operands))
+
+    def build(self, name: str) -> Any:
+        """The TIR function."""
+
+        def body(arrays: Sequence[Array], part: Value) -> None:
+            block, row = divide(part, self.height)
+            for first, count, columns in tiles(self.width, self.columns):
+                with loop(0, count) as index:
+                    self._tile(arrays, (block, row, let(index * columns + first)), columns)
+
+        return kernel(name, self.arrays, body)
+
+    def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
+        source, weight, bias, sink, *operands = arrays
+        lanes, window = self.machine.lanes, self.window
+        block, row, column = at
+        (high, wide), (down, right) = window.kernel, window.stride
+        sums = Registers(columns, lanes, "float32")
+        start = let(bias.vector(block * lanes, lanes))
+        for k in range(columns):
+            sums[k] = start
+        corner = let(
+            block * self.source.plane
+            + (row * down - window.pads[0]) * self.source.row
+            + (column * right - window.pads[1]) * lanes
+        )
+        for u in range(high):
+            line = corner + u * window.dilation[0] * self.source.row
+            used = sorted(
+                {k * right + v * window.dilation[1] for k in range(columns) for v in range(wide)}
+            )
+            values = {i: let(source.vector(line + i * lanes, lanes)) for i in used}
+            for v in range(wide):
+                w = let(weight.vector((block * (high * wide) + u * wide + v) * lanes, lanes))
+                for k in range(columns):
+                    sums[k] += values[k * right + v * window.dilation[1]] * w
+        to = let(block * self.sink.plane + row * self.sink.row + column * lanes)
+        for k in range(columns):
+            value = self.expression.value(sums[k], operands, (block, row, column + k), lanes)
+            sink.put(to + k * lanes, value, lanes)

@@ -1,0 +1,185 @@
+"""Pooling of blocked images: windows one row at a time, and the mean of a whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from graphopt.runtime.kernels.conv import Window, tiles
+from graphopt.runtime.kernels.formulas import Numbers
+from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
+from graphopt.runtime.kernels.simd import (
+    Array,
+    Index,
+    Machine,
+    Registers,
+    Value,
+    divide,
+    kernel,
+    let,
+    loop,
+)
+
+
+@dataclass(frozen=True)
+class WindowPool:
+    """y[c, i, j] = max (or mean) of x[c, i s + u - p, j s + v - p] over the window.
+
+    A window that reaches over the border of a maximum takes the nearest pixel instead: that one is
+    in the window too, so the maximum is the same. A mean has no padding. One part is one row of one
+    channel block.
+    """
+
+    machine: Machine
+    kind: Literal["max", "mean"]
+    window: Window
+    source: Strides
+    sink: Strides
+    blocks: int
+    image: tuple[int, int]
+    height: int
+    width: int
+    columns: int
+    expression: Expression = AS_IT_IS
+
+    @property
+    def parts(self) -> int:
+        """How many parts the work has."""
+        return self.blocks * self.height
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Element types: source, sink, operands."""
+        return ("float32",) * (2 + len(self.expression.operands))
+
+    def build(self, name: str) -> Any:
+        """The TIR function."""
+
+        def body(arrays: Sequence[Array], part: Value) -> None:
+            block, row = divide(part, self.height)
+            for first, count, columns in tiles(self.width, self.columns):
+                with loop(0, count) as index:
+                    self._tile(arrays, (block, row, let(index * columns + first)), columns)
+
+        return kernel(name, self.arrays, body)
+
+    def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
+        source, sink, *operands = arrays
+        lanes, window = self.machine.lanes, self.window
+        numbers = Numbers("float32", lanes)
+        block, row, column = at
+        (high, wide), (down, right) = window.kernel, window.stride
+        found = Registers(columns, lanes, "float32")
+        corner = let(block * self.source.plane)
+        left = let(column * right - window.pads[1])
+        reached = sorted(
+            {k * right + v * window.dilation[1] for k in range(columns) for v in range(wide)}
+        )
+        with loop(0, high) as u:
+            line = row * down + u * window.dilation[0] - window.pads[0]
+            start = let(corner + self._held(line, self.image[0]) * self.source.row)
+            values = {
+                i: let(source.vector(start + self._held(left + i, self.image[1]) * lanes, lanes))
+                for i in reached
+            }
+            row_values = [self._of_row(numbers, values, k * right, wide) for k in range(columns)]
+            self._gather(numbers, found, row_values, is_first=u)
+        for k in range(columns):
+            value = found[k]
+            if self.kind == "mean":
+                value = value * numbers(1.0 / (high * wide))
+            value = self.expression.value(let(value), operands, (block, row, column + k), lanes)
+            to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
+            sink.put(to, value, lanes)
+
+    def _held(self, position: Index, size: int) -> Index:
+        """The position, moved into the image where a maximum has padding."""
+        from tvm import tirx
+
+        if self.kind == "mean":
+            return position
+        return tirx.Max(tirx.Min(position, tirx.const(size - 1, "int32")), tirx.const(0, "int32"))
+
+    def _of_row(self, numbers: Numbers, values: dict[int, Value], first: int, wide: int) -> Value:
+        total = values[first]
+        for v in range(1, wide):
+            other = values[first + v * self.window.dilation[1]]
+            total = numbers.max(total, other) if self.kind == "max" else total + other
+        return let(total)
+
+    def _gather(
+        self, numbers: Numbers, found: Registers, values: list[Value], is_first: Index
+    ) -> None:
+        from tvm import tirx
+
+        neutral = numbers(-3.4028234663852886e38 if self.kind == "max" else 0.0)
+        for k, value in enumerate(values):
+            before = neutral
+            if not isinstance(is_first, int):
+                started = tirx.GT(is_first, tirx.const(0, "int32"))
+                before = tirx.Select(_in_lanes(started, self.machine.lanes), found[k], neutral)
+            found[k] = numbers.max(before, value) if self.kind == "max" else before + value
+
+
+def _in_lanes(condition: Value, lanes: int) -> Value:
+    from graphopt.runtime.kernels.simd import repeat
+
+    return repeat(condition, lanes)
+
+
+@dataclass(frozen=True)
+class ImagePool:
+    """y[c] = mean (or max) of x[c, i, j] over the image; one part is one channel block."""
+
+    machine: Machine
+    kind: Literal["max", "mean"]
+    source: Strides
+    sink: Strides
+    blocks: int
+    image: tuple[int, int]
+    expression: Expression = AS_IT_IS
+
+    @property
+    def parts(self) -> int:
+        """How many parts the work has."""
+        return self.blocks
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Element types: source, sink, operands."""
+        return ("float32",) * (2 + len(self.expression.operands))
+
+    def build(self, name: str) -> Any:
+        """The TIR function."""
+        lanes, (height, width) = self.machine.lanes, self.image
+
+        def body(arrays: Sequence[Array], block: Value) -> None:
+            source, sink, *operands = arrays
+            numbers = Numbers("float32", lanes)
+            # Four sums: one would wait for each addition before the next.
+            chains = min(4, width)
+            found = Registers(chains, lanes, "float32")
+            for k in range(chains):
+                found[k] = numbers(-3.4028234663852886e38 if self.kind == "max" else 0.0)
+            with loop(0, height) as row:
+                start = let(block * self.source.plane + row * self.source.row)
+                with loop(0, width // chains) as group:
+                    for k in range(chains):
+                        at = start + (group * chains + k) * lanes
+                        self._add(numbers, found, k, source.vector(at, lanes))
+                for k in range(width % chains):
+                    at = start + (width // chains * chains + k) * lanes
+                    self._add(numbers, found, k, source.vector(at, lanes))
+            for k in range(1, chains):
+                self._add(numbers, found, 0, found[k])
+            value = found[0]
+            if self.kind == "mean":
+                value = value * numbers(1.0 / (height * width))
+            value = self.expression.value(let(value), operands, (block, 0, 0), lanes)
+            sink.put(block * self.sink.plane, value, lanes)
+
+        return kernel(name, self.arrays, body)
+
+    def _add(self, numbers: Numbers, found: Registers, k: int, value: Value) -> None:
+        found[k] = numbers.max(found[k], value) if self.kind == "max" else found[k] + value

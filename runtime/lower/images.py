@@ -1,0 +1,117 @@
+"""Where images lie: blocked by channels, inside others where that saves a copy, with borders of zeros.
+
+An image of C x H x W is stored as [C / lanes][top + H + bottom][gap + W][lanes]: a row's right border
+is the next row's left one. An image that is a piece of another along the channels (an input of a
+Concat, an output of a Split) lies inside of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.runtime.kernels.movement import ClearBorder
+from graphopt.runtime.kernels.pointwise import Strides
+from graphopt.runtime.lower.program import Memory, Place
+
+BYTES = 4  # of a float32
+# A vector of a plain image may be read past its last row, and rows are multiples of nothing.
+_SLACK = 256
+
+
+@dataclass
+class Border:
+    """Pixels of zeros an image's readers reach into."""
+
+    top: int = 0
+    bottom: int = 0
+    gap: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.top or self.bottom or self.gap)
+
+    def cover(self, top: int, bottom: int, left: int, right: int) -> None:
+        """Grows to at least so much."""
+        self.top, self.bottom = max(self.top, top), max(self.bottom, bottom)
+        self.gap = max(self.gap, left, right)
+
+
+class Image:
+    """A stored image; `lanes` is 1 for a plain one with a border.
+
+    Borders may grow until strides are asked for the first time.
+    """
+
+    def __init__(self, name: str, channels: int, height: int, width: int, lanes: int) -> None:
+        self.name, self.channels, self.lanes = name, channels, lanes
+        self.height, self.width = height, width
+        self._parent: Image | None = None
+        self._block = 0
+        self._border = Border()
+        self._memory: Memory | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Channel blocks."""
+        return -(-self.channels // self.lanes)
+
+    @property
+    def root(self) -> Image:
+        """The image that owns the memory."""
+        return self if self._parent is None else self._parent.root
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the image lies in no other."""
+        return self._parent is None
+
+    @property
+    def border(self) -> Border:
+        """The border of the memory it lies in."""
+        return self.root._border
+
+    @property
+    def first_block(self) -> int:
+        """Where in the root it begins."""
+        return self._block + (0 if self._parent is None else self._parent.first_block)
+
+    def lie_in(self, other: Image, block: int) -> None:
+        """Puts the image into `other` from channel block `block` on."""
+        border = self._border
+        self._parent, self._block = other, block
+        other.root._border.cover(border.top, border.bottom, border.gap, border.gap)
+
+    @property
+    def strides(self) -> Strides:
+        """Elements from row to row and from block to block."""
+        border = self.border
+        pitch = self.width + border.gap
+        rows = border.top + self.height + border.bottom
+        return Strides(pitch * self.lanes, (rows * pitch + border.gap) * self.lanes)
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of the root, whose border is final from now on."""
+        root = self.root
+        if root._memory is None:
+            size = root.blocks * root.strides.plane * BYTES
+            root._memory = Memory(root.name, size + _SLACK)
+        return root._memory
+
+    @property
+    def place(self) -> Place:
+        """Its first pixel in its first channel block."""
+        border, strides = self.border, self.strides
+        inside = border.top * strides.row + border.gap * self.lanes
+        return Place(self.memory, (self.first_block * strides.plane + inside) * BYTES)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its values lie as in a row-major tensor."""
+        return (self.height == self.width == 1 or self.lanes == 1) and not self.border
+
+    def border_kernel(self) -> ClearBorder:
+        """What clears the border of the whole root."""
+        root, border = self.root, self.border
+        return ClearBorder(
+            root.blocks, root.height, root.width, border.top, border.bottom, border.gap, root.lanes
+        )

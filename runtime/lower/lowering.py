@@ -1,0 +1,299 @@
+"""Puts a graph down as a program: regions, images, kernels, steps.
+
+Two rounds over the operators in order. The first decides what is computed together, with which
+algorithm, and what borders images need for it; the second, when all sizes are final, writes steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.cost import node_cost
+from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, static_shape
+from graphopt.runtime.kernels.movement import Block, PadPlain, Unblock
+from graphopt.runtime.kernels.pointwise import Expression, Operand, Strides
+from graphopt.runtime.kernels.simd import Machine
+from graphopt.runtime.kernels.winograd import WinogradWeight
+from graphopt.runtime.lower import weights
+from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown, per_channel, text_of
+from graphopt.runtime.lower.images import BYTES, Image
+from graphopt.runtime.lower.layout import Layout, image_shape
+from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
+
+_ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+Emit = Callable[[], None]
+
+
+class Lowering:
+    """One graph on its way to a program.
+
+    Kernels are planned by the functions of `planners.py`, which ask here for images, plain tensors
+    and constants, and hand in what writes their steps.
+    """
+
+    def __init__(self, graph: Graph, machine: Machine) -> None:
+        self.graph, self.machine = graph, machine
+        self.layout = Layout(graph, machine.lanes)
+        self.program = Program()
+        self._images: dict[int, Image] = {}
+        self._plain: dict[int, Place] = {}
+        self._later: list[Emit] = []
+        self._begun: set[int] = set()
+        self._constants: dict[tuple[Any, ...], tuple[object, Place]] = {}
+        self._converted: dict[tuple[int, bool], Image] = {}
+
+    def run(self) -> Program:
+        """The program.
+
+        Raises:
+            UnsupportedError: an operator that neither our kernels nor TVM's importer can do.
+        """
+        from graphopt.runtime.lower.planners import plan
+
+        for tensor in self.graph.inputs:
+            port = self._port(tensor, Place(Memory(tensor.name, self._size(tensor))))
+            self.program.inputs.append(port)
+            self._plain[id(tensor)] = port.place
+        for region in self.regions():
+            plan(self, region)
+        for tensor in self.graph.outputs:
+            self._output(tensor)
+        for emit in self._later:
+            emit()
+        return self.program
+
+    # --- what is computed together -------------------------------------------------------------
+
+    def regions(self) -> list[Region]:
+        """Every node in one region, each where its last node stands."""
+        found: list[tuple[int, Region]] = []
+        taken: set[int] = set()
+        order = {id(n): i for i, n in enumerate(self.graph.nodes)}
+        for node in self.graph.nodes:
+            if id(node) in taken:
+                continue
+            region = self._region(node, taken)
+            members = [region.first, *region.nodes]
+            taken.update(id(n) for n in members)
+            found.append((max(order[id(n)] for n in members), region))
+        return [region for _, region in sorted(found, key=lambda f: f[0])]
+
+    def _region(self, node: Node, taken: set[int]) -> Region:
+        kind = self.layout.kind(node)
+        elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in self.layout.blocked
+        if kind in ("concat", "pieces") or not (kind or elementwise):
+            return Region(node, [], node.outputs[0])
+        start = [node] if elementwise else []
+        if kind == "dense":
+            return Region(node, [], node.outputs[0])
+        image = node.outputs[0]
+
+        def may_take(other: Node, values: set[int]) -> bool:
+            return id(other) not in taken and self.layout.may_fuse(other, image, values)
+
+        return grown(self.graph, node, start, may_take)
+
+    # --- tensors ------------------------------------------------------------------------------
+
+    def make_image(self, tensor: Tensor) -> Image:
+        """The blocked image a region writes."""
+        channels, height, width = image_shape(tensor) or (0, 0, 0)
+        image = Image(tensor.name, channels, height, width, self.machine.lanes)
+        self._images[id(tensor)] = image
+        return image
+
+    def set_image(self, tensor: Tensor, image: Image) -> None:
+        """Says that a tensor is an image there is already."""
+        self._images[id(tensor)] = image
+
+    def image(self, tensor: Tensor) -> Image:
+        """A tensor as a blocked image, converted where it is plain."""
+        if id(tensor) in self._images:
+            return self._images[id(tensor)]
+        return self._blocked(tensor, self.machine.lanes)
+
+    def padded_plain(self, tensor: Tensor) -> Image:
+        """A plain tensor as an image of single pixels, with a border where its readers ask for one."""
+        return self._blocked(tensor, 1)
+
+    def has_image(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a blocked image already."""
+        return id(tensor) in self._images
+
+    def _blocked(self, tensor: Tensor, lanes: int) -> Image:
+        key = (id(tensor), lanes == 1)
+        if key in self._converted:
+            return self._converted[key]
+        channels, height, width = image_shape(tensor) or (0, 0, 0)
+        image = Image(tensor.name, channels, height, width, lanes)
+        source = self.plain(tensor)
+
+        def emit() -> None:
+            kernel: PadPlain | Block = (
+                PadPlain(channels, height, width, image.strides)
+                if lanes == 1
+                else Block(self.machine, channels, height, width, image.strides)
+            )
+            self.write(image)
+            self.step(kernel, (source, image.place), kernel.parts, f"{tensor.name} to blocks")
+
+        self.later(emit)
+        self._converted[key] = image
+        return image
+
+    def plain(self, tensor: Tensor) -> Place:
+        """A tensor row by row, converted where it is a blocked image."""
+        if id(tensor) in self._plain:
+            return self._plain[id(tensor)]
+        values = getattr(tensor, "values", None)
+        if values is not None:
+            self._plain[id(tensor)] = self.constant(("plain", id(tensor)), lambda: values, tensor)
+            return self._plain[id(tensor)]
+        image = self._images[id(tensor)]
+        place = Place(Memory(f"{tensor.name} plain", self._size(tensor)))
+        self._plain[id(tensor)] = place
+
+        def emit() -> None:
+            kernel = Unblock(self.machine, image.channels, image.height, image.width, image.strides)
+            self.step(kernel, (image.place, place), kernel.parts, f"{tensor.name} to rows")
+
+        self.later(emit)
+        return place
+
+    def make_plain(self, tensor: Tensor) -> Place:
+        """Memory for a tensor row by row."""
+        self._plain[id(tensor)] = Place(Memory(tensor.name, self._size(tensor)))
+        return self._plain[id(tensor)]
+
+    def alias(self, tensor: Tensor, other: Tensor) -> None:
+        """Says that a plain tensor is another one with another shape."""
+        self._plain[id(tensor)] = self.plain(other)
+
+    def _size(self, tensor: Tensor) -> int:
+        # Vectors may be stored and read past the end of what is no multiple of them.
+        return self._bytes(tensor) + self.machine.lanes * BYTES
+
+    def _bytes(self, tensor: Tensor) -> int:
+        shape = static_shape(tensor)
+        if shape is None:
+            raise UnsupportedError(
+                f"the shape of {tensor.name!r} is not fixed; compiled networks have fixed shapes: "
+                "export the model with fixed sizes, or set them"
+            )
+        return int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+
+    def _port(self, tensor: Tensor, place: Place) -> Port:
+        self._bytes(tensor)
+        return Port(tensor.name, tuple(tensor.shape), str(np.dtype(tensor.dtype)), place)
+
+    def _output(self, tensor: Tensor) -> None:
+        self.program.outputs.append(self._port(tensor, self.plain(tensor)))
+
+    # --- expressions ---------------------------------------------------------------------------
+
+    def expression(
+        self, region: Region
+    ) -> tuple[Callable[[], Expression], Callable[[], Iterable[Place]]]:
+        """What a region's kernel ends in, and the places of its operands, once sizes are final."""
+        shape = static_shape(region.out) or ()
+        text = text_of(region, self._main(region), lambda t: self._operand(t, shape))
+
+        def expression() -> Expression:
+            operands = tuple(Operand(kind, strides()) for kind, strides, _ in text.operands)
+            return Expression(operands, tuple(text.steps))
+
+        return expression, lambda: [place() for _, _, place in text.operands]
+
+    def _main(self, region: Region) -> Tensor:
+        if region.nodes and region.nodes[0] is region.first:
+            return self.main_input(region.first)
+        return region.first.outputs[0]
+
+    def main_input(self, node: Node) -> Tensor:
+        """The image an elementwise node that starts a region goes over."""
+        shape = static_shape(node.outputs[0])
+        return next(
+            t for t in node.inputs if static_shape(t) == shape and id(t) in self.layout.blocked
+        )
+
+    def _operand(self, tensor: Tensor, shape: tuple[int, ...]) -> Any:
+        constant = per_channel(tensor, shape)
+        lanes = self.machine.lanes
+        if constant is not None:
+            size = -(-shape[1] // lanes) * lanes
+            place = self.constant(
+                ("channels", id(tensor)), lambda: weights.channels(constant, size), tensor
+            )
+            return "channels", lambda: Strides(0, lanes), lambda: place
+        image = self.image(tensor)
+        kind = "image" if static_shape(tensor) == shape else "channels"
+        return kind, lambda: image.strides, lambda: image.place
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def constant(
+        self, key: tuple[Any, ...], make: Callable[[], Any], owner: object = None
+    ) -> Place:
+        """A constant, made once for a key. `owner` is kept, for keys with the id of an object."""
+        if key not in self._constants:
+            self._constants[key] = (owner, self.program.constant(make()))
+        return self._constants[key][1]
+
+    def prepared(self, kernel: WinogradWeight, given: Place, name: str) -> Place:
+        """What `kernel` makes of a constant when the network is loaded; made once for both."""
+        key = ("prepared", kernel, given)
+        if key not in self._constants:
+            place = Place(Memory(f"{name} transformed", kernel.size * BYTES, lasting=True))
+            self.program.prepare.append(Step(kernel, (given, place), 0, kernel.parts, name))
+            self._constants[key] = (None, place)
+        return self._constants[key][1]
+
+    def later(self, emit: Emit) -> None:
+        """Hands in what writes steps once all sizes are final."""
+        self._later.append(emit)
+
+    def write(self, image: Image) -> None:
+        """Says that an image is about to be written: its border is cleared before the first time."""
+        root = image.root
+        if id(root) in self._begun:
+            return
+        self._begun.add(id(root))
+        if root.border:
+            kernel = root.border_kernel()
+            self.step(kernel, (Place(root.memory),), kernel.parts, f"border of {root.name}")
+
+    def step(
+        self,
+        kernel: Kernel,
+        places: tuple[Place, ...],
+        parts: int,
+        what: str,
+        *,
+        begin: int = 0,
+        macs: int = 0,
+        private: int = 0,
+        ranged: bool = True,
+    ) -> None:
+        """Appends a step."""
+        self.program.steps.append(
+            Step(kernel, places, begin, begin + parts, what, macs, private, ranged)
+        )
+
+
+def what_of(region: Region) -> str:
+    """How a region is called in profiles."""
+    return label(region.first)
+
+
+def macs_of(region: Region) -> int:
+    """Multiply-accumulates of the region's first node."""
+    return int(node_cost(region.first).macs)
+
+
+def is_alias(node: Node) -> bool:
+    """Whether a plain result is its input with another shape."""
+    return is_op(node, *_ALIASES)

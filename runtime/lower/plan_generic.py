@@ -1,0 +1,91 @@
+"""Plans operators without a kernel of ours: new shapes for the same values, or TVM's own functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.ir.graph import Node, Tensor, label, static_shape
+from graphopt.runtime.kernels.generic import Call, generic
+from graphopt.runtime.lower.lowering import Lowering
+from graphopt.runtime.lower.program import Memory, Place
+
+
+def plan_alias(lowering: Lowering, node: Node) -> None:
+    lowering.alias(node.outputs[0], node.inputs[0])
+
+
+def plan_generic(lowering: Lowering, node: Node) -> None:
+    found = generic(_model_of(lowering, node), f"{node.op} {label(node)}")
+    given = [lowering.plain(t) for t in _computed(node)]
+    made = [lowering.make_plain(t) for t in node.outputs]
+    numbers = [lowering.program.constant(values) for values in found.constants]
+    memory: dict[int, Place] = {}
+
+    def place(array: Any) -> Place:
+        if array.kind == "memory":
+            size = int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.dtype).itemsize
+            return memory.setdefault(array.index, Place(Memory(f"{label(node)} memory", size)))
+        return {"input": given, "output": made, "constant": numbers}[array.kind][array.index]
+
+    def emit() -> None:
+        for call in found.calls:
+            lowering.step(
+                _Function(call),
+                tuple(place(a) for a in call.arrays),
+                1,
+                label(node),
+                ranged=False,
+            )
+
+    lowering.later(emit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Function:
+    """A function of TVM's."""
+
+    call: Call
+
+    def build(self, name: str) -> Any:  # noqa: ARG002
+        """The function, whose symbol is set when it is compiled."""
+        return self.call.function
+
+
+def _computed(node: Node) -> list[Tensor]:
+    found: list[Tensor] = []
+    for tensor in node.inputs:
+        is_constant = getattr(tensor, "values", None) is not None
+        if not tensor.is_empty() and not is_constant and not any(tensor is t for t in found):
+            found.append(tensor)
+    return found
+
+
+def _model_of(lowering: Lowering, node: Node) -> onnx.ModelProto:
+    """A model of one node."""
+
+    def variable(tensor: Tensor) -> gs.Variable:
+        return gs.Variable(tensor.name, tensor.dtype, static_shape(tensor))
+
+    computed = _computed(node)
+    copies = {id(t): variable(t) for t in [*computed, *node.outputs]}
+    inputs = [
+        copies.get(id(t))
+        or (gs.Variable.empty() if t.is_empty() else gs.Constant(t.name, t.values))
+        for t in node.inputs
+    ]
+    copy = gs.Node(
+        node.op, node.name, dict(node.attrs), inputs, [copies[id(t)] for t in node.outputs]
+    )
+    copy.domain = node.domain
+    graph = gs.Graph(
+        [copy],
+        [copies[id(t)] for t in computed],
+        [copies[id(t)] for t in node.outputs],
+        opset=lowering.graph.opset,
+    )
+    return gs.export_onnx(graph, do_type_check=False)

@@ -1,0 +1,43 @@
+"""Which function plans a region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphopt.runtime.lower.fuse import Region
+from graphopt.runtime.lower.lowering import Lowering, is_alias
+from graphopt.runtime.lower.plan_generic import plan_alias, plan_generic
+from graphopt.runtime.lower.plan_images import (
+    plan_concat,
+    plan_enlarge,
+    plan_image_pool,
+    plan_pieces,
+    plan_pointwise,
+    plan_pool,
+)
+from graphopt.runtime.lower.plan_products import plan_conv, plan_dense, plan_depthwise
+
+_PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
+    "conv": plan_conv,
+    "depthwise": plan_depthwise,
+    "dense": plan_dense,
+    "pool": plan_pool,
+    "image-pool": plan_image_pool,
+    "enlarge": plan_enlarge,
+    "concat": plan_concat,
+    "pieces": plan_pieces,
+}
+
+
+def plan(lowering: Lowering, region: Region) -> None:
+    """Plans the kernels of one region."""
+    node = region.first
+    kind = lowering.layout.kind(node)
+    if kind is not None:
+        _PLANNERS[kind](lowering, region)
+    elif region.nodes:
+        plan_pointwise(lowering, region)
+    elif is_alias(node):
+        plan_alias(lowering, node)
+    else:
+        plan_generic(lowering, node)

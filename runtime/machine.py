@@ -1,0 +1,47 @@
+"""What kernels have to know of a target's processor, and how LLVM is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.runtime.board import Target
+from graphopt.runtime.kernels.simd import Machine
+
+_BITS = 32  # of a float32
+# Cycles from a fused multiply-add to the next on the same sum, from the cores' optimization guides:
+# Cortex-A57 5, Cortex-A76 and x86-64 cores since Skylake 4.
+_LATENCY = {1: 5, 2: 4, 4: 4}
+
+
+def machine_of(target: Target) -> Machine:
+    """The machine of a target's fastest core."""
+    cluster = target.computing[0]
+    lanes = target.vector_bits // _BITS
+    products = max(1, cluster.macs_per_cycle["float32"] // lanes)
+    sharers = len(cluster.cpus) if cluster.l2_shared else 1
+    bandwidth = target.gigabytes_per_second / len(cluster.cpus) / cluster.gigahertz
+    return Machine(
+        lanes=lanes,
+        registers=target.vector_registers,
+        lane_products=target.arch == "aarch64",
+        products=products,
+        loads=min(products, 2),
+        latency=_LATENCY.get(products, 4),
+        cache=cluster.l2_bytes // sharers,
+        bytes_per_cycle=bandwidth,
+    )
+
+
+def llvm_target(target: Target, triple: str | None = None) -> dict[str, Any]:
+    """TVM's description of the target.
+
+    Args:
+        target: the board.
+        triple: of the ABI, where it is not the board's first.
+    """
+    return {
+        "kind": "llvm",
+        "mtriple": triple or target.triple,
+        "mcpu": target.tune_cpu or target.cpu,
+        "mattr": list(target.features),
+    }
