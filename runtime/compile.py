@@ -44,23 +44,29 @@ class Compiled:
 
 
 def compile_graph(
-    graph: Graph, target: Target, *, sizes: Mapping[str, int] | None = None
+    graph: Graph,
+    target: Target,
+    *,
+    precision: str = "float32",
+    sizes: Mapping[str, int] | None = None,
 ) -> Compiled:
     """Lowers a graph for a target.
 
     Args:
         graph: left as it is.
         target: the board.
+        precision: of images and weights, float32 or float16; inputs and outputs are as the graph has
+            them.
         sizes: numbers for named dimensions; a batch without one is 1.
 
     Raises:
-        UsageError: a dimension is not known.
+        UsageError: a dimension is not known, or the target cannot compute in the precision.
         UnsupportedError: an operator that neither our kernels nor TVM's importer can do.
     """
     own = graph.copy()
     fix_sizes(own, sizes)
-    machine = machine_of(target)
-    program = Lowering(own, machine).run()
+    machine = machine_of(target, precision)
+    program = Lowering(own, machine, machine_of(target)).run()
     kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])
     symbols = {kernel: f"graphopt_kernel_{i}" for i, kernel in enumerate(kernels)}
     return Compiled(target, machine, program, plan(program), symbols)

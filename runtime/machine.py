@@ -7,17 +7,25 @@ from typing import Any
 from graphopt.runtime.board import Target
 from graphopt.runtime.kernels.simd import Machine
 
-_BITS = 32  # of a float32
+_BITS = {"float32": 32, "float16": 16}
 # Cycles from a fused multiply-add to the next on the same sum, from the cores' optimization guides:
 # Cortex-A57 5, Cortex-A76 and x86-64 cores since Skylake 4.
 _LATENCY = {1: 5, 2: 4, 4: 4}
 
 
-def machine_of(target: Target) -> Machine:
-    """The machine of a target's fastest core."""
+def machine_of(target: Target, precision: str = "float32") -> Machine:
+    """The machine of a target's fastest core.
+
+    Args:
+        target: the board.
+        precision: float32 or float16.
+
+    Raises:
+        UsageError: the hardware cannot compute in it.
+    """
     cluster = target.computing[0]
-    lanes = target.vector_bits // _BITS
-    products = max(1, cluster.macs_per_cycle["float32"] // lanes)
+    lanes = target.vector_bits // _BITS[target.precision(precision)]
+    products = max(1, cluster.macs_per_cycle[precision] // lanes)
     sharers = len(cluster.cpus) if cluster.l2_shared else 1
     bandwidth = target.gigabytes_per_second / len(cluster.cpus) / cluster.gigahertz
     return Machine(
@@ -29,6 +37,7 @@ def machine_of(target: Target) -> Machine:
         latency=_LATENCY.get(products, 4),
         cache=cluster.l2_bytes // sharers,
         bytes_per_cycle=bandwidth,
+        dtype=precision,
     )
 
 

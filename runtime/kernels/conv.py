@@ -97,7 +97,7 @@ class DirectConv:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, weights, bias, sink, operands."""
-        return ("float32",) * (4 + len(self.expression.operands))
+        return (self.machine.dtype,) * (4 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -114,7 +114,7 @@ class DirectConv:
         source, weight, bias, sink, *operands = arrays
         lanes, vectors = self.machine.lanes, self.vectors
         tile, row, column = at
-        sums = Registers(columns * vectors, lanes, "float32")
+        sums = Registers(columns * vectors, lanes, self.machine.dtype)
         starts = [let(bias.vector((tile * vectors + v) * lanes, lanes)) for v in range(vectors)]
         for i in range(columns * vectors):
             sums[i] = starts[i % vectors]
@@ -128,7 +128,9 @@ class DirectConv:
             with when(exists):
                 for k in range(columns):
                     place = (block, row, column + k)
-                    value = self.expression.value(sums[k * vectors + v], operands, place, lanes)
+                    value = self.expression.value(
+                        sums[k * vectors + v], operands, place, self.machine
+                    )
                     to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
                     sink.put(to, value, lanes)
 
@@ -256,7 +258,7 @@ class DepthwiseConv:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, weights, bias, sink, operands."""
-        return ("float32",) * (4 + len(self.expression.operands))
+        return (self.machine.dtype,) * (4 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -274,7 +276,7 @@ class DepthwiseConv:
         lanes, window = self.machine.lanes, self.window
         block, row, column = at
         (high, wide), (down, right) = window.kernel, window.stride
-        sums = Registers(columns, lanes, "float32")
+        sums = Registers(columns, lanes, self.machine.dtype)
         start = let(bias.vector(block * lanes, lanes))
         for k in range(columns):
             sums[k] = start
@@ -295,5 +297,5 @@ class DepthwiseConv:
                     sums[k] += values[k * right + v * window.dilation[1]] * w
         to = let(block * self.sink.plane + row * self.sink.row + column * lanes)
         for k in range(columns):
-            value = self.expression.value(sums[k], operands, (block, row, column + k), lanes)
+            value = self.expression.value(sums[k], operands, (block, row, column + k), self.machine)
             sink.put(to + k * lanes, value, lanes)

@@ -11,11 +11,14 @@ from fractions import Fraction
 from functools import cache
 from typing import TypeAlias
 
-from graphopt.runtime.kernels.simd import Value, constant, let
+from graphopt.runtime.kernels.simd import Machine, Value, constant, let
 
 Matrix: TypeAlias = "list[list[Fraction]]"
 
 _POINTS = [Fraction(0), *(Fraction(n) for p in ("1", "2", "1/2") for n in (p, "-" + p))]
+
+
+_ZERO = Fraction(0)
 
 
 @cache
@@ -47,7 +50,37 @@ def _polynomial(roots: Sequence[Fraction], length: int) -> list[Fraction]:
     return found + [Fraction(0)] * (length - len(found))
 
 
-def combined(row: Sequence[Fraction], values: Sequence[Value], lanes: int) -> Value:
+def transformed(rows: Matrix, values: Sequence[Value], machine: Machine) -> list[Value]:
+    """The products of a matrix with a vector of vectors, row by row.
+
+    Rows of a point and of its negative differ in the sign of every other term: both are the sum and
+    the difference of the even and the odd ones.
+    """
+    made: list[Value] = []
+    while len(made) < len(rows):
+        row = rows[len(made)]
+        other = rows[len(made) + 1] if len(made) + 1 < len(rows) else None
+        sign = None if other is None else _mirrored(row, other)
+        if sign is None:
+            made.append(let(_sum(row, values, machine)))
+            continue
+        even = let(_sum([f if k % 2 == 0 else _ZERO for k, f in enumerate(row)], values, machine))
+        odd = let(_sum([f if k % 2 else _ZERO for k, f in enumerate(row)], values, machine))
+        made += [let(even + odd), let(even - odd if sign > 0 else odd - even)]
+    return made
+
+
+def _mirrored(row: Sequence[Fraction], other: Sequence[Fraction]) -> int | None:
+    """The s with other[k] == s (-1)^k row[k], where both kinds of terms are there."""
+    if not any(row[::2]) or not any(row[1::2]):
+        return None
+    for sign in (1, -1):
+        if all(b == sign * (-1) ** k * a for k, (a, b) in enumerate(zip(row, other, strict=True))):
+            return sign
+    return None
+
+
+def _sum(row: Sequence[Fraction], values: Sequence[Value], machine: Machine) -> Value:
     """The sum of row[k] * values[k], with terms of equal size of coefficient added first."""
     groups: dict[Fraction, Value] = {}
     for factor, term in zip(row, values, strict=True):
@@ -55,11 +88,13 @@ def combined(row: Sequence[Fraction], values: Sequence[Value], lanes: int) -> Va
             continue
         size = abs(factor)
         if size not in groups:
-            groups[size] = term if factor > 0 else constant(0.0, "float32", lanes) - term
+            groups[size] = (
+                term if factor > 0 else constant(0.0, machine.dtype, machine.lanes) - term
+            )
         else:
             groups[size] = groups[size] + term if factor > 0 else groups[size] - term
     total = None
-    for size, term in sorted(groups.items(), reverse=True):
-        scaled = term if size == 1 else term * constant(float(size), "float32", lanes)
+    for size, term in sorted(groups.items()):
+        scaled = term if size == 1 else term * constant(float(size), machine.dtype, machine.lanes)
         total = scaled if total is None else total + scaled
-    return let(total)
+    return total

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from graphopt.runtime.kernels.simd import Value
+from graphopt.runtime.kernels.simd import Machine, Value, cast, constant, let
 
 Attributes: TypeAlias = Mapping[str, float]
 
@@ -40,8 +40,6 @@ class Numbers:
         self.dtype, self.lanes = dtype, lanes
 
     def __call__(self, value: float) -> Value:
-        from graphopt.runtime.kernels.simd import constant
-
         return constant(value, self.dtype, self.lanes)
 
     def max(self, a: Value, b: Value) -> Value:
@@ -88,8 +86,6 @@ class Numbers:
 
     def integer(self, value: int) -> Value:
         """An int32 in every lane."""
-        from graphopt.runtime.kernels.simd import constant
-
         return constant(value, "int32", self.lanes)
 
     def _vector(self, dtype: str) -> str:
@@ -105,8 +101,6 @@ def _polynomial(n: Numbers, x: Value, coefficients: tuple[float, ...]) -> Value:
 
 def exp(n: Numbers, x: Value) -> Value:
     """e^x = 2^k e^r, k = floor(x / ln 2 + 1/2), |r| <= ln 2 / 2; saturates at 2^127 and 2^-126."""
-    from graphopt.runtime.kernels.simd import let
-
     x = let(n.max(n.min(x, n(88.0)), n(-87.3)))
     k = let(n.intrinsic("floor", x * n(math.log2(math.e)) + n(0.5)))
     r = let(x - k * n(_LN2_HIGH) - k * n(_LN2_LOW))
@@ -117,8 +111,6 @@ def exp(n: Numbers, x: Value) -> Value:
 
 def log(n: Numbers, x: Value) -> Value:
     """ln x = k ln 2 + ln f, sqrt(1/2) <= f < sqrt 2; for x > 0 that is no denormal."""
-    from graphopt.runtime.kernels.simd import let
-
     bits = let(n.bits(x, "int32"))
     k = n.floats(((bits >> n.integer(23)) & n.integer(255)) - n.integer(126))
     f = let(n.bits((bits & n.integer(0x007FFFFF)) | n.integer(0x3F000000), "float32"))
@@ -147,8 +139,6 @@ def softplus(n: Numbers, x: Value) -> Value:
 
 def mish(n: Numbers, x: Value) -> Value:
     """x tanh(ln(1 + e^x)) = x w / (w + 2), w = e^x (e^x + 2); x itself from 20 on."""
-    from graphopt.runtime.kernels.simd import let
-
     e = exp(n, n.min(x, n(20.0)))
     w = let(e * (e + n(2.0)))
     return x * (w / (w + n(2.0)))
@@ -156,8 +146,6 @@ def mish(n: Numbers, x: Value) -> Value:
 
 def erf(n: Numbers, x: Value) -> Value:
     """The error function to 1.5e-7."""
-    from graphopt.runtime.kernels.simd import let
-
     size = let(n.intrinsic("abs", x))
     t = let(n(1.0) / (n(1.0) + n(_ERF_P) * size))
     value = let(n(1.0) - _polynomial(n, t, _ERF) * t * exp(n, n(0.0) - size * size))
@@ -189,6 +177,25 @@ def _gelu(n: Numbers, x: Value) -> Value:
 
 
 Formula: TypeAlias = "Callable[[Numbers, tuple[Any, ...], Attributes], Value]"
+
+
+def apply(op: str, values: tuple[Value, ...], attrs: Attributes, machine: Machine) -> Value:
+    """An operator on vectors of the machine's type.
+
+    In float16 only what one or two instructions do is computed as it is; the rest goes through
+    float32, where the polynomials hold.
+    """
+    lanes = machine.lanes
+    if machine.dtype == "float32" or op in _SIMPLE:
+        return FORMULAS[op](Numbers(machine.dtype, lanes), values, attrs)
+    wide = tuple(let(cast(v, "float32", lanes)) for v in values)
+    return cast(FORMULAS[op](Numbers("float32", lanes), wide, attrs), machine.dtype, lanes)
+
+
+_SIMPLE = {
+    *("Identity", "Relu", "LeakyRelu", "PRelu", "Clip", "HardSigmoid", "HardSwish", "Abs", "Neg"),
+    *("Add", "Sub", "Mul", "Min", "Max"),
+}
 
 # Operator of ONNX -> its value on vectors.
 FORMULAS: dict[str, Formula] = {

@@ -11,6 +11,7 @@ from graphopt.runtime.kernels.simd import (
     Array,
     Machine,
     Value,
+    cast,
     constant,
     divide,
     kernel,
@@ -24,6 +25,7 @@ from graphopt.runtime.kernels.simd import (
 class PadPlain:
     """A plain image [C][H][W] copied to where rows have a border; one part is one row."""
 
+    machine: Machine
     channels: int
     height: int
     width: int
@@ -37,7 +39,7 @@ class PadPlain:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink."""
-        return ("float32", "float32")
+        return ("float32", self.machine.dtype)
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -48,7 +50,8 @@ class PadPlain:
             start = let(part * self.width)
             to = let(channel * self.sink.plane + row * self.sink.row)
             with loop(0, self.width) as column:
-                sink.put_scalar(to + column, source.scalar(start + column))
+                value = cast(source.scalar(start + column), self.machine.dtype, 1)
+                sink.put_scalar(to + column, value)
 
         return kernel(name, self.arrays, body)
 
@@ -71,11 +74,12 @@ class Block:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink."""
-        return ("float32", "float32")
+        return ("float32", self.machine.dtype)
 
     def build(self, name: str) -> Any:
         """The TIR function."""
         lanes, size = self.machine.lanes, self.height * self.width
+        dtype = self.machine.dtype
         whole, rest = divmod(self.channels, lanes)
 
         def body(arrays: Sequence[Array], part: Value) -> None:
@@ -87,12 +91,13 @@ class Block:
                 if whole:
                     with when(block < whole if rest else True):
                         value = source.spread(start + column, lanes, size)
+                        value = cast(value, dtype, lanes)
                         sink.put(to + column * lanes, value, lanes)
                 if rest:
                     with when(block >= whole):
                         for i in range(lanes):
                             inside = source.scalar(start + column + i * size)
-                            value = inside if i < rest else constant(0.0, "float32", 1)
+                            value = cast(inside, dtype, 1) if i < rest else constant(0.0, dtype, 1)
                             sink.put_scalar(to + column * lanes + i, value)
 
         return kernel(name, self.arrays, body)
@@ -116,7 +121,7 @@ class Unblock:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink."""
-        return ("float32", "float32")
+        return (self.machine.dtype, "float32")
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -129,7 +134,8 @@ class Unblock:
             start = let(block * self.source.plane + row * self.source.row + inside)
             to = let(part * self.width)
             with loop(0, self.width) as column:
-                sink.put_scalar(to + column, source.scalar(start + column * lanes))
+                value = cast(source.scalar(start + column * lanes), "float32", 1)
+                sink.put_scalar(to + column, value)
 
         return kernel(name, self.arrays, body)
 
@@ -143,6 +149,7 @@ class ClearBorder:
 
     Attributes:
         step: elements of one pixel: the lanes of a blocked image, 1 of a plain one.
+        dtype: of an element.
     """
 
     planes: int
@@ -152,6 +159,7 @@ class ClearBorder:
     bottom: int
     gap: int
     step: int
+    dtype: str
 
     @property
     def parts(self) -> int:
@@ -161,7 +169,7 @@ class ClearBorder:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: the image with its border."""
-        return ("float32",)
+        return (self.dtype,)
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -187,7 +195,7 @@ class ClearBorder:
         if not pixels:
             return
         with loop(0, pixels) as pixel:
-            zero = constant(0.0, "float32", self.step)
+            zero = constant(0.0, self.dtype, self.step)
             if self.step == 1:
                 image.put_scalar(start + pixel, zero)
             else:
@@ -218,7 +226,7 @@ class Enlarge:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return ("float32",) * (2 + len(self.expression.operands))
+        return (self.machine.dtype,) * (2 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -234,7 +242,7 @@ class Enlarge:
                 value = let(source.vector(start + column * lanes, lanes))
                 for k in range(across):
                     place = (block, row, column * across + k)
-                    made = self.expression.value(value, operands, place, lanes)
+                    made = self.expression.value(value, operands, place, self.machine)
                     sink.put(to + (column * across + k) * lanes, made, lanes)
 
         return kernel(name, self.arrays, body)
@@ -264,7 +272,7 @@ class CopyChannels:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink."""
-        return ("float32", "float32")
+        return (self.machine.dtype, self.machine.dtype)
 
     def build(self, name: str) -> Any:
         """The TIR function."""

@@ -11,8 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graphopt.runtime.kernels.formulas import FORMULAS, Numbers
-from graphopt.runtime.kernels.simd import Array, Index, Machine, Value, divide, kernel, let, loop
+from graphopt.runtime.kernels.formulas import apply
+from graphopt.runtime.kernels.simd import (
+    Array,
+    Index,
+    Machine,
+    Value,
+    constant,
+    divide,
+    kernel,
+    let,
+    loop,
+)
 
 
 @dataclass(frozen=True)
@@ -62,19 +72,23 @@ class Expression:
     steps: tuple[Apply, ...] = ()
 
     def value(
-        self, main: Value, arrays: Sequence[Array], at: tuple[Index, Index, Index], lanes: int
+        self,
+        main: Value,
+        arrays: Sequence[Array],
+        at: tuple[Index, Index, Index],
+        machine: Machine,
     ) -> Value:
         """The last value, for the vector at (channel block, row, column)."""
+        lanes = machine.lanes
         values = [main]
         values += [let(o.load(a, at, lanes)) for o, a in zip(self.operands, arrays, strict=True)]
-        numbers = Numbers("float32", lanes)
         for step in self.steps:
             attrs = dict(step.attrs)
             if step.op == "Constant":
-                values.append(numbers(attrs["value"]))
+                values.append(constant(attrs["value"], machine.dtype, lanes))
                 continue
             taken = tuple(values[i] for i in step.inputs)
-            values.append(let(FORMULAS[step.op](numbers, taken, attrs)))
+            values.append(let(apply(step.op, taken, attrs, machine)))
         return values[-1] if self.steps else main
 
 
@@ -101,7 +115,7 @@ class Pointwise:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return ("float32",) * (2 + len(self.expression.operands))
+        return (self.machine.dtype,) * (2 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -115,7 +129,7 @@ class Pointwise:
             with loop(0, self.width) as column:
                 main = let(source.vector(start + column * lanes, lanes))
                 at = (block, row, column)
-                value = self.expression.value(main, operands, at, lanes)
+                value = self.expression.value(main, operands, at, self.machine)
                 sink.put(to + column * lanes, value, lanes)
 
         return kernel(name, self.arrays, body)

@@ -15,11 +15,14 @@ from graphopt.runtime.kernels.simd import (
     Machine,
     Registers,
     Value,
+    cast,
     divide,
     kernel,
     let,
     loop,
 )
+
+_LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class WindowPool:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return ("float32",) * (2 + len(self.expression.operands))
+        return (self.machine.dtype,) * (2 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -67,10 +70,10 @@ class WindowPool:
     def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
         source, sink, *operands = arrays
         lanes, window = self.machine.lanes, self.window
-        numbers = Numbers("float32", lanes)
+        numbers = Numbers(self.machine.dtype, lanes)
         block, row, column = at
         (high, wide), (down, right) = window.kernel, window.stride
-        found = Registers(columns, lanes, "float32")
+        found = Registers(columns, lanes, self.machine.dtype)
         corner = let(block * self.source.plane)
         left = let(column * right - window.pads[1])
         reached = sorted(
@@ -89,7 +92,9 @@ class WindowPool:
             value = found[k]
             if self.kind == "mean":
                 value = value * numbers(1.0 / (high * wide))
-            value = self.expression.value(let(value), operands, (block, row, column + k), lanes)
+            value = self.expression.value(
+                let(value), operands, (block, row, column + k), self.machine
+            )
             to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
             sink.put(to, value, lanes)
 
@@ -113,7 +118,7 @@ class WindowPool:
     ) -> None:
         from tvm import tirx
 
-        neutral = numbers(-3.4028234663852886e38 if self.kind == "max" else 0.0)
+        neutral = numbers(_LOWEST[self.machine.dtype] if self.kind == "max" else 0.0)
         for k, value in enumerate(values):
             before = neutral
             if not isinstance(is_first, int):
@@ -148,7 +153,7 @@ class ImagePool:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return ("float32",) * (2 + len(self.expression.operands))
+        return (self.machine.dtype,) * (2 + len(self.expression.operands))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -156,27 +161,31 @@ class ImagePool:
 
         def body(arrays: Sequence[Array], block: Value) -> None:
             source, sink, *operands = arrays
+            # In float16 a sum over an image would lose its last bits.
             numbers = Numbers("float32", lanes)
             # Four sums: one would wait for each addition before the next.
             chains = min(4, width)
             found = Registers(chains, lanes, "float32")
             for k in range(chains):
-                found[k] = numbers(-3.4028234663852886e38 if self.kind == "max" else 0.0)
+                found[k] = numbers(_LOWEST["float32"] if self.kind == "max" else 0.0)
+
+            def add(k: int, at: Index) -> None:
+                self._add(numbers, found, k, cast(source.vector(at, lanes), "float32", lanes))
+
             with loop(0, height) as row:
                 start = let(block * self.source.plane + row * self.source.row)
                 with loop(0, width // chains) as group:
                     for k in range(chains):
-                        at = start + (group * chains + k) * lanes
-                        self._add(numbers, found, k, source.vector(at, lanes))
+                        add(k, start + (group * chains + k) * lanes)
                 for k in range(width % chains):
-                    at = start + (width // chains * chains + k) * lanes
-                    self._add(numbers, found, k, source.vector(at, lanes))
+                    add(k, start + (width // chains * chains + k) * lanes)
             for k in range(1, chains):
                 self._add(numbers, found, 0, found[k])
             value = found[0]
             if self.kind == "mean":
                 value = value * numbers(1.0 / (height * width))
-            value = self.expression.value(let(value), operands, (block, 0, 0), lanes)
+            value = let(cast(value, self.machine.dtype, lanes))
+            value = self.expression.value(value, operands, (block, 0, 0), self.machine)
             sink.put(block * self.sink.plane, value, lanes)
 
         return kernel(name, self.arrays, body)

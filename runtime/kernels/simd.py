@@ -26,7 +26,7 @@ class Machine:
     """What kernels have to know of a processor.
 
     Attributes:
-        lanes: float32 values in one vector register.
+        lanes: values in one vector register.
         registers: vector registers.
         lane_products: whether a product may take one lane of a vector for its other operand (NEON's
             `fmla v, v, v.s[lane]`); otherwise single values are loaded and repeated.
@@ -35,6 +35,7 @@ class Machine:
         latency: cycles until the result of a multiply-accumulate can be added to.
         cache: bytes of the second-level cache of one core.
         bytes_per_cycle: what one core gets from memory.
+        dtype: of images and weights: float32, or float16.
     """
 
     lanes: int
@@ -45,6 +46,12 @@ class Machine:
     latency: int
     cache: int
     bytes_per_cycle: float
+    dtype: str = "float32"
+
+    @property
+    def width(self) -> int:
+        """Bytes of one value."""
+        return 2 if self.dtype == "float16" else 4
 
 
 class Array:
@@ -160,6 +167,13 @@ def repeat(scalar: Value, lanes: int) -> Value:
     from tvm import tirx
 
     return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def cast(value: Value, dtype: str, lanes: int) -> Value:
+    """The values as another type."""
+    from tvm import tirx
+
+    return tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
 
 
 def lane(vector: Value, index: int) -> Value:

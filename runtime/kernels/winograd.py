@@ -14,10 +14,10 @@ transform and what follows, so that transformed weights are read once for a stri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from graphopt.runtime.kernels.cook_toom import combined, matrices
+from graphopt.runtime.kernels.cook_toom import matrices, transformed
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
     Array,
@@ -25,6 +25,7 @@ from graphopt.runtime.kernels.simd import (
     Machine,
     Registers,
     Value,
+    cast,
     divide,
     kernel,
     lane,
@@ -89,7 +90,7 @@ class WinogradWeight:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: g, U."""
-        return ("float32", "float32")
+        return (self.machine.dtype, self.machine.dtype)
 
     @property
     def size(self) -> int:
@@ -99,6 +100,7 @@ class WinogradWeight:
     def build(self, name: str) -> Any:
         """The TIR function."""
         lanes, side, rows = self.machine.lanes, self.m + 2, matrices(self.m)[1]
+        wide = replace(self.machine, dtype="float32")  # rounded once, at the end
         block = lanes * self.vectors * lanes  # elements of one tap
 
         def body(arrays: Sequence[Array], part: Value) -> None:
@@ -108,14 +110,19 @@ class WinogradWeight:
                 start = let(part * (9 * block) + vector * lanes)
                 half = []  # G g, by column
                 for v in range(3):
-                    taps = [let(given.vector(start + (u * 3 + v) * block, lanes)) for u in range(3)]
-                    half.append([combined(row, taps, lanes) for row in rows])
+                    taps = [
+                        let(
+                            cast(given.vector(start + (u * 3 + v) * block, lanes), "float32", lanes)
+                        )
+                        for u in range(3)
+                    ]
+                    half.append(transformed(rows, taps, wide))
                 to = let((tile * side**2 * self.depth + c) * block + vector * lanes)
                 for i in range(side):
                     line = [column[i] for column in half]
-                    for j, row in enumerate(rows):
-                        value = combined(row, line, lanes)
-                        made.put(to + (i * side + j) * self.depth * block, value, lanes)
+                    for j, value in enumerate(transformed(rows, line, wide)):
+                        at = to + (i * side + j) * self.depth * block
+                        made.put(at, cast(value, self.machine.dtype, lanes), lanes)
 
         return kernel(name, self.arrays, body)
 
@@ -142,7 +149,7 @@ class WinogradInput:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, D."""
-        return ("float32", "float32")
+        return (self.machine.dtype, self.machine.dtype)
 
     @property
     def scratch(self) -> int:
@@ -179,13 +186,12 @@ class WinogradInput:
                 let(source.vector(corner + i * self.source.row + j * lanes, lanes))
                 for i in range(side)
             ]
-            half.append([combined(row, column, lanes) for row in rows])
+            half.append(transformed(rows, column, self.machine))
         step = self.depth * tiling.strip * lanes
         to = let((block * tiling.strip + index) * lanes)
         for i in range(side):
             line = [column[i] for column in half]
-            for j, row in enumerate(rows):
-                value = combined(row, line, lanes)
+            for j, value in enumerate(transformed(rows, line, self.machine)):
                 made.put(to + (i * side + j) * step, value, lanes)
 
 
@@ -223,7 +229,7 @@ class WinogradOutput:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: D, weights, bias, M, sink, operands."""
-        return ("float32",) * (5 + len(self.expression.operands))
+        return (self.machine.dtype,) * (5 + len(self.expression.operands))
 
     @property
     def scratch(self) -> int:
@@ -255,9 +261,9 @@ class WinogradOutput:
         lanes, vectors, columns = self.machine.lanes, self.vectors, self.columns
         channel_tile, e, group = at
         elements, strip = self.tiling.side**2, self.tiling.strip
-        sums = Registers(columns * vectors, lanes, "float32")
+        sums = Registers(columns * vectors, lanes, self.machine.dtype)
         for i in range(len(sums)):
-            sums[i] = constant(0.0, "float32", lanes)
+            sums[i] = constant(0.0, self.machine.dtype, lanes)
         start = let(e * (self.depth * strip * lanes) + group * (columns * lanes))
         weights = let((channel_tile * elements + e) * (self.depth * lanes * vectors * lanes))
         with loop(0, self.depth) as c:
@@ -314,12 +320,11 @@ class WinogradOutput:
                         let(products.vector(start + (i * side + j) * self.vectors * lanes, lanes))
                         for i in range(side)
                     ]
-                    half.append([combined(row, column, lanes) for row in rows])
+                    half.append(transformed(rows, column, self.machine))
                 offset = let(bias.vector(block * lanes, lanes))
                 for i in range(tiling.m):
                     line = [column[i] for column in half]
-                    for j, row in enumerate(rows):
-                        value = combined(row, line, lanes)
+                    for j, value in enumerate(transformed(rows, line, self.machine)):
                         place = (block, let(down * tiling.m + i), let(across * tiling.m + j))
                         with when(self._inside(place, i, j)):
                             self._store(sink, operands, place, value + offset)
@@ -345,5 +350,5 @@ class WinogradOutput:
     ) -> None:
         lanes = self.machine.lanes
         block, row, column = place
-        value = self.expression.value(let(value), operands, place, lanes)
+        value = self.expression.value(let(value), operands, place, self.machine)
         sink.put(block * self.sink.plane + row * self.sink.row + column * lanes, value, lanes)

@@ -17,9 +17,8 @@ from graphopt.runtime.kernels.simd import Machine
 
 # Cycles of one turn of the innermost machine loop beside its vector instructions.
 _TURN = 2.0
-_BYTES = 4
-# F(6, 3) and above lose more digits than a network should.
-_SIZES = (2, 3, 4, 5)
+# Larger tiles lose more digits than a network should: F(4, 3) in float16 is a hundredth of the largest value off.
+_SIZES = {"float32": (2, 3, 4, 5), "float16": (2, 3, 4)}
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,16 @@ def direct(
         return rows * taps * row_cycles(machine, vectors, columns, width)
 
     vectors, columns = min(register_tiles(machine), key=lambda t: (cost(t), -t[0]))
-    weight = taps * blocks * machine.lanes**2 * _BYTES
-    return Direct(vectors, columns, cost((vectors, columns)) + _fetch(machine, weight))
+    weight = taps * blocks * machine.lanes**2 * machine.width
+    return Direct(vectors, columns, max(cost((vectors, columns)), _fetch(machine, weight)))
 
 
 def winograd(machine: Machine, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
     """The best F(m, 3) for a convolution."""
-    return min((_winograd(machine, m, depth, blocks, size) for m in _SIZES), key=lambda w: w.cycles)
+    return min(
+        (_winograd(machine, m, depth, blocks, size) for m in _SIZES[machine.dtype]),
+        key=lambda w: w.cycles,
+    )
 
 
 def _winograd(machine: Machine, m: int, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
@@ -111,8 +113,9 @@ def _winograd(machine: Machine, m: int, depth: int, blocks: int, size: tuple[int
             * groups
             * tile_cycles(machine, vectors, columns)
         )
-        weight = elements * depth * blocks * machine.lanes**2 * _BYTES
-        cycles = products + _transforms(machine, m, depth, blocks, count) + _fetch(machine, weight)
+        weight = elements * depth * blocks * machine.lanes**2 * machine.width
+        work = products + _transforms(machine, m, depth, blocks, count)
+        cycles = max(work, _fetch(machine, weight))
         if best is None or cycles < best.cycles:
             best = Winograd(m, vectors, columns, strip, cycles)
     assert best is not None
@@ -123,7 +126,7 @@ def _strip(
     machine: Machine, elements: int, depth: int, vectors: int, columns: int, count: int
 ) -> int:
     """Tiles at a time: what transformed inputs and products of one thread leave room for."""
-    one = elements * machine.lanes * _BYTES
+    one = elements * machine.lanes * machine.width
     room = machine.cache // 2 // (one * (depth + vectors))
     most = -(-count // columns)
     return columns * max(1, min(room // columns, most))
@@ -143,7 +146,10 @@ def _transforms(machine: Machine, m: int, depth: int, blocks: int, count: int) -
 
 
 def _fetch(machine: Machine, size: int) -> float:
-    """Cycles to read constants of `size` bytes from memory, once they fill more than a cache."""
+    """Cycles to read constants of `size` bytes from memory, once they fill more than a cache.
+
+    They are read in order, so a prefetcher hides them behind the work, or the work behind them.
+    """
     return max(0, size - machine.cache) / machine.bytes_per_cycle
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphopt.runtime.kernels.movement import ClearBorder
 from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.lower.program import Memory, Place
 
-BYTES = 4  # of a float32
 # A vector of a plain image may be read past its last row, and rows are multiples of nothing.
 _SLACK = 256
 
@@ -41,8 +42,12 @@ class Image:
     Borders may grow until strides are asked for the first time.
     """
 
-    def __init__(self, name: str, channels: int, height: int, width: int, lanes: int) -> None:
-        self.name, self.channels, self.lanes = name, channels, lanes
+    def __init__(
+        self, name: str, shape: tuple[int, int, int], lanes: int, dtype: str = "float32"
+    ) -> None:
+        channels, height, width = shape
+        self.name, self.channels, self.lanes, self.dtype = name, channels, lanes, dtype
+        self.bytes = np.dtype(dtype).itemsize
         self.height, self.width = height, width
         self._parent: Image | None = None
         self._block = 0
@@ -93,7 +98,7 @@ class Image:
         """The memory of the root, whose border is final from now on."""
         root = self.root
         if root._memory is None:
-            size = root.blocks * root.strides.plane * BYTES
+            size = root.blocks * root.strides.plane * self.bytes
             root._memory = Memory(root.name, size + _SLACK)
         return root._memory
 
@@ -102,7 +107,7 @@ class Image:
         """Its first pixel in its first channel block."""
         border, strides = self.border, self.strides
         inside = border.top * strides.row + border.gap * self.lanes
-        return Place(self.memory, (self.first_block * strides.plane + inside) * BYTES)
+        return Place(self.memory, (self.first_block * strides.plane + inside) * self.bytes)
 
     @property
     def is_dense(self) -> bool:
@@ -113,5 +118,12 @@ class Image:
         """What clears the border of the whole root."""
         root, border = self.root, self.border
         return ClearBorder(
-            root.blocks, root.height, root.width, border.top, border.bottom, border.gap, root.lanes
+            root.blocks,
+            root.height,
+            root.width,
+            border.top,
+            border.bottom,
+            border.gap,
+            root.lanes,
+            root.dtype,
         )

@@ -20,11 +20,12 @@ from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradWeight
 from graphopt.runtime.lower import weights
 from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown, per_channel, text_of
-from graphopt.runtime.lower.images import BYTES, Image
+from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import Layout, image_shape
 from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
 
 _ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+_FLOAT = 4  # bytes of a float32
 Emit = Callable[[], None]
 
 
@@ -35,8 +36,12 @@ class Lowering:
     and constants, and hand in what writes their steps.
     """
 
-    def __init__(self, graph: Graph, machine: Machine) -> None:
+    def __init__(
+        self, graph: Graph, machine: Machine, plain_machine: Machine | None = None
+    ) -> None:
         self.graph, self.machine = graph, machine
+        # Plain tensors are float32 whatever images are.
+        self.plain_machine = plain_machine or machine
         self.layout = Layout(graph, machine.lanes)
         self.program = Program()
         self._images: dict[int, Image] = {}
@@ -101,8 +106,8 @@ class Lowering:
 
     def make_image(self, tensor: Tensor) -> Image:
         """The blocked image a region writes."""
-        channels, height, width = image_shape(tensor) or (0, 0, 0)
-        image = Image(tensor.name, channels, height, width, self.machine.lanes)
+        shape = image_shape(tensor) or (0, 0, 0)
+        image = Image(tensor.name, shape, self.machine.lanes, self.machine.dtype)
         self._images[id(tensor)] = image
         return image
 
@@ -129,12 +134,12 @@ class Lowering:
         if key in self._converted:
             return self._converted[key]
         channels, height, width = image_shape(tensor) or (0, 0, 0)
-        image = Image(tensor.name, channels, height, width, lanes)
+        image = Image(tensor.name, (channels, height, width), lanes, self.machine.dtype)
         source = self.plain(tensor)
 
         def emit() -> None:
             kernel: PadPlain | Block = (
-                PadPlain(channels, height, width, image.strides)
+                PadPlain(self.machine, channels, height, width, image.strides)
                 if lanes == 1
                 else Block(self.machine, channels, height, width, image.strides)
             )
@@ -175,7 +180,7 @@ class Lowering:
 
     def _size(self, tensor: Tensor) -> int:
         # Vectors may be stored and read past the end of what is no multiple of them.
-        return self._bytes(tensor) + self.machine.lanes * BYTES
+        return self._bytes(tensor) + self.machine.lanes * _FLOAT
 
     def _bytes(self, tensor: Tensor) -> int:
         shape = static_shape(tensor)
@@ -226,7 +231,9 @@ class Lowering:
         if constant is not None:
             size = -(-shape[1] // lanes) * lanes
             place = self.constant(
-                ("channels", id(tensor)), lambda: weights.channels(constant, size), tensor
+                ("channels", id(tensor)),
+                lambda: self.typed(weights.channels(constant, size)),
+                tensor,
             )
             return "channels", lambda: Strides(0, lanes), lambda: place
         image = self.image(tensor)
@@ -247,10 +254,16 @@ class Lowering:
         """What `kernel` makes of a constant when the network is loaded; made once for both."""
         key = ("prepared", kernel, given)
         if key not in self._constants:
-            place = Place(Memory(f"{name} transformed", kernel.size * BYTES, lasting=True))
+            place = Place(
+                Memory(f"{name} transformed", kernel.size * self.machine.width, lasting=True)
+            )
             self.program.prepare.append(Step(kernel, (given, place), 0, kernel.parts, name))
             self._constants[key] = (None, place)
         return self._constants[key][1]
+
+    def typed(self, values: Any) -> Any:
+        """Values as the machine's type."""
+        return values.astype(self.machine.dtype, copy=False)
 
     def later(self, emit: Emit) -> None:
         """Hands in what writes steps once all sizes are final."""

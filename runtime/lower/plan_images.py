@@ -140,7 +140,7 @@ def _copy(lowering: Lowering, image: Image, sink: Image, to: int, what: str) -> 
             image.width,
             (1, 1),
         )
-        offset = to // machine.lanes * sink.strides.plane * 4
+        offset = to // machine.lanes * sink.strides.plane * sink.bytes
         place = Place(sink.place.of, sink.place.offset + offset)
     else:
         kernel = CopyChannels(

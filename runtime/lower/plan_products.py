@@ -70,7 +70,7 @@ def _direct(
     pack = weights.plain if plain else weights.direct
     packed = lowering.constant(
         ("direct", id(weight), plain, tile.vectors),
-        lambda: pack(weight.values, machine.lanes, tile.vectors),
+        lambda: lowering.typed(pack(weight.values, machine.lanes, tile.vectors)),
         weight,
     )
     bias = _packed_bias(lowering, node, sink, tile.vectors)
@@ -104,7 +104,7 @@ def _packed_bias(lowering: Lowering, node: Node, sink: Image, vectors: int) -> P
     length = -(-sink.blocks // vectors) * vectors * lanes
     return lowering.constant(
         ("bias", id(node), length),
-        lambda: weights.channels(_bias(node, sink.channels), length),
+        lambda: lowering.typed(weights.channels(_bias(node, sink.channels), length)),
         node,
     )
 
@@ -122,7 +122,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
     source.border.cover(top, max(0, down), left, max(0, across))
     packed = lowering.constant(
         ("direct", id(weight), False, how.vectors),
-        lambda: weights.direct(weight.values, machine.lanes, how.vectors),
+        lambda: lowering.typed(weights.direct(weight.values, machine.lanes, how.vectors)),
         weight,
     )
     transformed = lowering.prepared(
@@ -145,7 +145,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
             expression(),
         )
         lowering.write(sink)
-        given = Place(Memory(f"{region.out.name} transformed", first.scratch * 4))
+        given = Place(Memory(f"{region.out.name} transformed", first.scratch * machine.width))
         what, macs = what_of(region), macs_of(region)
         for strip in range(tiling.strips):
             lowering.step(
@@ -162,7 +162,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
                 what,
                 begin=strip * second.parts,
                 macs=macs // tiling.strips,
-                private=second.scratch * 4,
+                private=second.scratch * machine.width,
             )
 
     lowering.later(emit)
@@ -177,7 +177,9 @@ def plan_depthwise(lowering: Lowering, region: Region) -> None:
     sink = lowering.make_image(region.out)
     _reach(node, window, source, (sink.height, sink.width))
     packed = lowering.constant(
-        ("depthwise", id(weight)), lambda: weights.depthwise(weight.values, machine.lanes), weight
+        ("depthwise", id(weight)),
+        lambda: lowering.typed(weights.depthwise(weight.values, machine.lanes)),
+        weight,
     )
     bias = _packed_bias(lowering, node, sink, 1)
     columns = choose.depthwise_columns(machine, window)
@@ -203,7 +205,7 @@ def plan_depthwise(lowering: Lowering, region: Region) -> None:
 
 def plan_dense(lowering: Lowering, region: Region) -> None:
     """y = x W + b for one vector x: a 1x1 convolution of an image of one pixel."""
-    node, machine = region.first, lowering.machine
+    node, machine = region.first, lowering.plain_machine
     weight, bias = _dense_weight(node)
     depth, length = weight.shape[1], weight.shape[0]
     source, sink = lowering.plain(node.inputs[0]), lowering.make_plain(node.outputs[0])
