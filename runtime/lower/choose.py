@@ -17,7 +17,7 @@ from graphopt.runtime.kernels.simd import Machine
 
 # Cycles of one turn of the innermost machine loop beside its vector instructions.
 _TURN = 2.0
-# Larger tiles lose more digits than a network should: F(4, 3) in float16 is a hundredth of the largest value off.
+# Larger tiles lose too many digits: F(4, 3) in float16 is some hundredths of the largest value off.
 _SIZES = {"float32": (2, 3, 4, 5), "float16": (2, 3, 4)}
 
 
