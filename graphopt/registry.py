@@ -72,6 +72,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "correct-bias": f"{_QUANTIZE}.correct_bias:CorrectBias",
     "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
+    "lower-batchnorm": "graphopt.passes.lower.lower_batchnorm:LowerBatchnorm",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
@@ -109,6 +110,9 @@ DEFAULT: tuple[str, ...] = (
     # Into the bias, once the factors are one.
     "fold-exp-scale",
 )
+
+# What a graph goes through before it is compiled, after all else.
+LOWERING: tuple[str, ...] = ("lower-batchnorm",)
 
 
 def register(pass_class: type[Pass]) -> type[Pass]:
