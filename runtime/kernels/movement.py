@@ -1,4 +1,4 @@
-"""Kernels that compute nothing: between plain and blocked images, borders, copies, enlargement."""
+"""Kernels that compute nothing: borders, copies, enlargement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from graphopt.runtime.kernels.simd import (
     kernel,
     let,
     loop,
-    when,
 )
 
 
@@ -51,90 +50,6 @@ class PadPlain:
             to = let(channel * self.sink.plane + row * self.sink.row)
             with loop(0, self.width) as column:
                 value = cast(source.scalar(start + column), self.machine.dtype, 1)
-                sink.put_scalar(to + column, value)
-
-        return kernel(name, self.arrays, body)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Plain [C][H][W] to blocked; lanes beyond C are zero. One part is one row of a channel block."""
-
-    machine: Machine
-    channels: int
-    height: int
-    width: int
-    sink: Strides
-
-    @property
-    def parts(self) -> int:
-        """How many parts the work has."""
-        return -(-self.channels // self.machine.lanes) * self.height
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Element types: source, sink."""
-        return ("float32", self.machine.dtype)
-
-    def build(self, name: str) -> Any:
-        """The TIR function."""
-        lanes, size = self.machine.lanes, self.height * self.width
-        dtype = self.machine.dtype
-        whole, rest = divmod(self.channels, lanes)
-
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            source, sink = arrays
-            block, row = divide(part, self.height)
-            start = let(block * lanes * size + row * self.width)
-            to = let(block * self.sink.plane + row * self.sink.row)
-            with loop(0, self.width) as column:
-                if whole:
-                    with when(block < whole if rest else True):
-                        value = source.spread(start + column, lanes, size)
-                        value = cast(value, dtype, lanes)
-                        sink.put(to + column * lanes, value, lanes)
-                if rest:
-                    with when(block >= whole):
-                        for i in range(lanes):
-                            inside = source.scalar(start + column + i * size)
-                            value = cast(inside, dtype, 1) if i < rest else constant(0.0, dtype, 1)
-                            sink.put_scalar(to + column * lanes + i, value)
-
-        return kernel(name, self.arrays, body)
-
-
-@dataclass(frozen=True)
-class Unblock:
-    """Blocked to plain [C][H][W]; one part is one row of one channel."""
-
-    machine: Machine
-    channels: int
-    height: int
-    width: int
-    source: Strides
-
-    @property
-    def parts(self) -> int:
-        """How many parts the work has."""
-        return self.channels * self.height
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Element types: source, sink."""
-        return (self.machine.dtype, "float32")
-
-    def build(self, name: str) -> Any:
-        """The TIR function."""
-        lanes = self.machine.lanes
-
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            source, sink = arrays
-            channel, row = divide(part, self.height)
-            block, inside = divide(channel, lanes)
-            start = let(block * self.source.plane + row * self.source.row + inside)
-            to = let(part * self.width)
-            with loop(0, self.width) as column:
-                value = cast(source.scalar(start + column * lanes), "float32", 1)
                 sink.put_scalar(to + column, value)
 
         return kernel(name, self.arrays, body)

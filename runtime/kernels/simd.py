@@ -183,6 +183,15 @@ def lane(vector: Value, index: int) -> Value:
     return tirx.Shuffle([vector], [index])
 
 
+def interleaved(a: Value, b: Value, lanes: int) -> tuple[Value, Value]:
+    """a0 b0 a1 b1 ..., in two vectors: the lower halves, and the upper ones."""
+    from tvm import tirx
+
+    half = lanes // 2
+    low = [i for k in range(half) for i in (k, lanes + k)]
+    return tirx.Shuffle([a, b], low), tirx.Shuffle([a, b], [i + half for i in low])
+
+
 def divide(value: Index, by: int) -> tuple[Index, Index]:
     """(quotient, remainder) of a number that is not negative."""
     from tvm import tirx

@@ -14,7 +14,8 @@ import numpy as np
 from graphopt.errors import UnsupportedError
 from graphopt.ir.cost import node_cost
 from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, static_shape
-from graphopt.runtime.kernels.movement import Block, PadPlain, Unblock
+from graphopt.runtime.kernels.blocking import Block, Unblock
+from graphopt.runtime.kernels.movement import PadPlain
 from graphopt.runtime.kernels.pointwise import Expression, Operand, Strides
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradWeight
