@@ -65,6 +65,7 @@ class ClearBorder:
     Attributes:
         step: elements of one pixel: the lanes of a blocked image, 1 of a plain one.
         dtype: of an element.
+        value: the integer that stands for zero.
     """
 
     planes: int
@@ -75,6 +76,7 @@ class ClearBorder:
     gap: int
     step: int
     dtype: str
+    value: int = 0
 
     @property
     def parts(self) -> int:
@@ -110,7 +112,7 @@ class ClearBorder:
         if not pixels:
             return
         with loop(0, pixels) as pixel:
-            zero = constant(0.0, self.dtype, self.step)
+            zero = constant(self.value, self.dtype, self.step)
             if self.step == 1:
                 image.put_scalar(start + pixel, zero)
             else:
@@ -141,7 +143,8 @@ class Enlarge:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return (self.machine.dtype,) * (2 + len(self.expression.operands))
+        own = (self.source.dtype(self.machine), self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -151,14 +154,16 @@ class Enlarge:
             source, sink, *operands = arrays
             block, row = divide(part, self.height)
             above, _ = divide(row, down)
-            start = let(block * self.source.plane + above * self.source.row)
-            to = let(block * self.sink.plane + row * self.sink.row)
+            start = let(self.source.at(block, above, lanes))
+            to = let(self.sink.at(block, row, lanes))
             with loop(0, self.width // across) as column:
-                value = let(source.vector(start + column * lanes, lanes))
+                at = start + column * self.source.step(lanes)
+                value = let(self.source.read(source, at, lanes))
                 for k in range(across):
                     place = (block, row, column * across + k)
                     made = self.expression.value(value, operands, place, self.machine)
-                    sink.put(to + (column * across + k) * lanes, made, lanes)
+                    place_in = to + (column * across + k) * self.sink.step(lanes)
+                    self.sink.write(sink, place_in, made, lanes)
 
         return kernel(name, self.arrays, body)
 
@@ -205,5 +210,44 @@ class CopyChannels:
             )
             with loop(0, self.width) as column:
                 sink.put_scalar(to + column * lanes, source.scalar(start + column * lanes))
+
+        return kernel(name, self.arrays, body)
+
+
+@dataclass(frozen=True)
+class ClearChannels:
+    """Zeros in some lanes of a blocked image; one part is one row of a channel.
+
+    Lanes beyond the last channel meet weights of zero, and must be numbers for that to be nothing.
+    """
+
+    machine: Machine
+    sink: Strides
+    first: int
+    count: int
+    height: int
+    width: int
+
+    @property
+    def parts(self) -> int:
+        """How many parts the work has."""
+        return self.count * self.height
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Element types: sink."""
+        return (self.machine.dtype,)
+
+    def build(self, name: str) -> Any:
+        """The TIR function."""
+        lanes = self.machine.lanes
+
+        def body(arrays: Sequence[Array], part: Value) -> None:
+            (sink,) = arrays
+            channel, row = divide(part, self.height)
+            block, inside = divide(channel + self.first, lanes)
+            to = let(block * self.sink.plane + row * self.sink.row + inside)
+            with loop(0, self.width) as column:
+                sink.put_scalar(to + column * lanes, constant(0.0, self.machine.dtype, 1))
 
         return kernel(name, self.arrays, body)

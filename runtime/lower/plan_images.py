@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.ir.graph import Node
-from graphopt.runtime.kernels.movement import CopyChannels, Enlarge
+from graphopt.runtime.kernels.movement import ClearChannels, CopyChannels, Enlarge
 from graphopt.runtime.kernels.pointwise import Pointwise
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
 from graphopt.runtime.lower.fuse import Region
@@ -121,6 +121,12 @@ def plan_concat(lowering: Lowering, region: Region) -> None:
 
     def emit() -> None:
         lowering.write(sink)
+        beyond = sink.blocks * lanes - sink.channels
+        if beyond and any(to + image.channels == sink.channels for image, to in copies):
+            clear = ClearChannels(
+                lowering.machine, sink.strides, sink.channels, beyond, sink.height, sink.width
+            )
+            lowering.step(clear, (sink.place,), clear.parts, what_of(region))
         for image, to in copies:
             _copy(lowering, image, sink, to, what_of(region))
 

@@ -31,8 +31,9 @@ def fix_sizes(graph: Graph, sizes: Mapping[str, int] | None = None) -> None:
         if tensor.shape is None:
             raise UsageError(f"the rank of input {tensor.name!r} is not known")
         tensor.shape = [_fixed(tensor, i, given) for i in range(len(tensor.shape))]
+    inputs = {id(t) for t in graph.inputs}
     for tensor in [*(t for n in graph.nodes for t in n.outputs), *graph.outputs]:
-        if isinstance(tensor, Variable) and not tensor.is_empty():
+        if isinstance(tensor, Variable) and not tensor.is_empty() and id(tensor) not in inputs:
             tensor.shape = None
     infer_shapes(graph)
 
