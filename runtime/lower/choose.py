@@ -88,7 +88,7 @@ def direct(
 
     vectors, columns = min(register_tiles(machine), key=lambda t: (cost(t), -t[0]))
     weight = taps * blocks * machine.lanes**2 * machine.width
-    return Direct(vectors, columns, max(cost((vectors, columns)), _fetch(machine, weight)))
+    return Direct(vectors, columns, cost((vectors, columns)) + _fetch(machine, weight))
 
 
 def winograd(machine: Machine, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
@@ -102,34 +102,33 @@ def winograd(machine: Machine, depth: int, blocks: int, size: tuple[int, int]) -
 def _winograd(machine: Machine, m: int, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
     count = -(-size[0] // m) * -(-size[1] // m)
     elements = (m + 2) ** 2
+    transforms = _transforms(machine, m, depth, blocks, count)
+    weight = elements * depth * blocks * machine.lanes**2 * machine.width
     best: Winograd | None = None
     for vectors, columns in register_tiles(machine):
-        strip = _strip(machine, elements, depth, vectors, columns, count)
-        groups = -(-count // strip) * (strip // columns)
-        products = (
-            elements
-            * depth
-            * -(-blocks // vectors)
-            * groups
-            * tile_cycles(machine, vectors, columns)
-        )
-        weight = elements * depth * blocks * machine.lanes**2 * machine.width
-        work = products + _transforms(machine, m, depth, blocks, count)
-        cycles = max(work, _fetch(machine, weight))
-        if best is None or cycles < best.cycles:
-            best = Winograd(m, vectors, columns, strip, cycles)
+        for strip in _strips(machine, elements, depth, vectors, columns, count):
+            strips = -(-count // strip)
+            groups = strips * (strip // columns) * -(-blocks // vectors)
+            work = elements * depth * groups * tile_cycles(machine, vectors, columns) + transforms
+            # Every strip reads all weights; what a strip is made of is read for every channel tile.
+            tiles = elements * depth * strip * machine.lanes * machine.width
+            turns = -(-blocks // vectors) + 1  # written once
+            moved = strips * (_fetch(machine, weight) + turns * _fetch(machine, tiles))
+            cycles = work + moved
+            if best is None or (cycles, strip) < (best.cycles, best.strip):
+                best = Winograd(m, vectors, columns, strip, cycles)
     assert best is not None
     return best
 
 
-def _strip(
+def _strips(
     machine: Machine, elements: int, depth: int, vectors: int, columns: int, count: int
-) -> int:
-    """Tiles at a time: what transformed inputs and products of one thread leave room for."""
+) -> set[int]:
+    """Tiles at a time: as many as the cache holds with one thread's products, or all there are."""
     one = elements * machine.lanes * machine.width
     room = machine.cache // 2 // (one * (depth + vectors))
     most = -(-count // columns)
-    return columns * max(1, min(room // columns, most))
+    return {columns * max(1, min(room // columns, most)), columns * most}
 
 
 def _transforms(machine: Machine, m: int, depth: int, blocks: int, count: int) -> float:
@@ -146,9 +145,9 @@ def _transforms(machine: Machine, m: int, depth: int, blocks: int, count: int) -
 
 
 def _fetch(machine: Machine, size: int) -> float:
-    """Cycles to read constants of `size` bytes from memory, once they fill more than a cache.
+    """Cycles to read `size` bytes from memory, less what stays in the cache.
 
-    They are read in order, so a prefetcher hides them behind the work, or the work behind them.
+    Added to the work: a prefetcher hides a part of them, other cores and programs take a part.
     """
     return max(0, size - machine.cache) / machine.bytes_per_cycle
 
