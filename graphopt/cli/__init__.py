@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from graphopt.cli.common import Verbosity
+from graphopt.cli.compile import app as compile_app
 from graphopt.cli.distill import app as distill_app
 from graphopt.cli.evaluate import app as evaluate_app
 from graphopt.cli.models import app as models_app
@@ -28,7 +29,15 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast
     pretty_exceptions_enable=False,
 )
-for commands in (models_app, prune_app, quantize_app, distill_app, evaluate_app, targets_app):
+for commands in (
+    models_app,
+    prune_app,
+    quantize_app,
+    distill_app,
+    evaluate_app,
+    compile_app,
+    targets_app,
+):
     app.registered_commands += commands.registered_commands
 app.add_typer(zoo_app, name="zoo")
 

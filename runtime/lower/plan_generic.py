@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import Node, Tensor, label, static_shape
 from graphopt.runtime.kernels.generic import Call, generic
 from graphopt.runtime.lower.lowering import Lowering
@@ -19,7 +20,18 @@ def plan_alias(lowering: Lowering, node: Node) -> None:
     lowering.alias(node.outputs[0], node.inputs[0])
 
 
+# Operators that read where a tensor tells them to. TVM's functions do so unseen: a number from outside
+# would make a compiled network read memory that is not its own.
+_TOLD = {"GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1, "Scatter": 1}
+
+
 def plan_generic(lowering: Lowering, node: Node) -> None:
+    told = _TOLD.get(node.op)
+    if told is not None and getattr(node.inputs[told], "values", None) is None:
+        raise UnsupportedError(
+            f"{node.op} {label(node)}: its indices are computed at run time, and nothing would keep "
+            "them inside the data"
+        )
     found = generic(_model_of(lowering, node), f"{node.op} {label(node)}")
     given = [lowering.plain(t) for t in _computed(node)]
     made = [lowering.make_plain(t) for t in node.outputs]
@@ -65,6 +77,24 @@ def _computed(node: Node) -> list[Tensor]:
     return found
 
 
+def _held_inside(node: Node, inputs: list[Any]) -> list[gs.Node]:
+    """Nodes that bring the indices of a Gather into the data, and `inputs` with what they make.
+
+    ONNX Runtime refuses an index outside; a compiled network has no such error, and takes the nearest.
+    """
+    size = static_shape(node.inputs[0])[int(node.attrs.get("axis", 0))]  # type: ignore[index]
+    dtype = np.dtype(node.inputs[1].dtype)
+    last = inputs[1]
+    made = []
+    for op, bound in (("Max", -size), ("Min", size - 1)):
+        out = gs.Variable(f"{last.name}_{op.lower()}", dtype, last.shape)
+        limit = gs.Constant(f"{out.name}_bound", np.array(bound, dtype))
+        made.append(gs.Node(op, out.name, {}, [last, limit], [out]))
+        last = out
+    inputs[1] = last
+    return made
+
+
 def _model_of(lowering: Lowering, node: Node) -> onnx.ModelProto:
     """A model of one node."""
 
@@ -78,12 +108,15 @@ def _model_of(lowering: Lowering, node: Node) -> onnx.ModelProto:
         or (gs.Variable.empty() if t.is_empty() else gs.Constant(t.name, t.values))
         for t in node.inputs
     ]
+    nodes = []
+    if node.op == "Gather" and id(node.inputs[1]) in copies:
+        nodes = _held_inside(node, inputs)
     copy = gs.Node(
         node.op, node.name, dict(node.attrs), inputs, [copies[id(t)] for t in node.outputs]
     )
     copy.domain = node.domain
     graph = gs.Graph(
-        [copy],
+        [*nodes, copy],
         [copies[id(t)] for t in computed],
         [copies[id(t)] for t in node.outputs],
         opset=lowering.graph.opset,

@@ -13,7 +13,7 @@ from conftest import graph_from
 from generate import models
 from hypothesis import HealthCheck, given, settings
 
-from graphopt.errors import RunError, UnsupportedError
+from graphopt.errors import RunError, UnsupportedError, UsageError
 from graphopt.frontends.normal_form import normalize
 from graphopt.ir.graph import Graph
 from graphopt.pipeline import Pipeline
@@ -176,3 +176,28 @@ def _equal(graph: Graph, machine: str, folder: Path) -> Program:
     again = runner.run(feeds)
     assert all(np.array_equal(made[n], again[n], equal_nan=True) for n in made)
     return program
+
+
+def test_an_index_from_outside_reads_nothing_from_outside(tmp_path: Path) -> None:
+    """ONNX Runtime refuses it; here there is nobody to refuse, and the nearest row is taken."""
+    table = np.arange(15, dtype=np.float32).reshape(5, 3)
+    graph = graph_from(
+        """(int64[4] rows, float[5,3] x) => (float[4,3] y) { y = Gather <axis = 0> (x, rows) }"""
+    )
+    rows = np.array([10**12, -(10**12), -1, 2])
+    made = Interpreter(lowered(graph), tmp_path).run({"rows": rows, "x": table})
+    assert np.array_equal(made["y"], table[[4, 0, 4, 2]])
+
+
+def test_told_indices_of_other_operators_are_refused() -> None:
+    graph = graph_from(
+        """(int64[5,3] i, float[5,3] x) => (float[5,3] y) { y = GatherElements <axis = 0> (x, i) }"""
+    )
+    with pytest.raises(UnsupportedError, match="indices are computed at run time"):
+        lowered(graph)
+
+
+def test_a_free_size_is_refused_by_name() -> None:
+    graph = graph_from("(float[1,3,H,8] x) => (float[1,3,H,8] y) { y = Relu (x) }")
+    with pytest.raises(UsageError, match="dimension 2 \\(H\\) of input 'x'"):
+        lowered(graph)

@@ -1,0 +1,241 @@
+"""graphopt compile and graphopt run as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import graph_from
+from test_bad_input import fails, run
+
+import graphopt
+from graphopt.compile import compile_file
+from graphopt.errors import UnsupportedError, UsageError, VerificationError
+from graphopt.oracle import error_of
+from graphopt.runtime.run import open_file
+from graphopt.runtime.targets import target
+from tests.runtime.cross import need
+
+NET = """(float[N,4,S,S] images) => (float[N,8,S,S] y, float[N,8] scores)
+    <float[8,4,3,3] w, float[8] gamma, float[8] beta, float[8] mean, float[8] var>
+    { c = Conv <pads = [1,1,1,1]> (images, w)  b = BatchNormalization (c, gamma, beta, mean, var)
+      y = LeakyRelu <alpha = 0.1> (b)  p = GlobalAveragePool (y)  scores = Flatten (p) }"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "My Net.onnx"
+    graphopt.save(graph_from(NET), path)
+    return path
+
+
+def test_compile_then_run(model: Path) -> None:
+    need("cc")
+    done = run("compile", model, "--target", "host", "--size", "S=18")
+    assert done.returncode == 0, done.stderr
+    folder = model.with_name("My Net.host")
+    told = done.stdout
+    assert "equal to ONNX Runtime: worst error" in told
+    for word in ("MACs", "weights", "arena", "least any plan needs", "bundle", f"wrote {folder}"):
+        assert word in told
+    assert told.strip().splitlines()[-1].startswith("PASSED in ")
+    check = subprocess.run([folder / "run", "--check"], capture_output=True, text=True, check=True)
+    assert check.stdout.count(": ok") == 2
+
+    x, y = model.with_name("x.npy"), model.with_name("y.npy")
+    np.save(x, np.random.default_rng(0).standard_normal((1, 4, 18, 18)).astype(np.float32))
+    done = run("run", folder, "--input", x, "--output", f"y={y}", "--threads", 2, "--profile")
+    assert done.returncode == 0, done.stderr
+    assert "GMAC/s" in done.stdout
+    assert "compiled: median" in done.stdout
+    expected = open_file(model).run({"images": np.load(x)})["y"]
+    assert error_of(expected, np.load(y)) < 1e-4
+
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    told = fails(model.parent, "compile", model, "--target", "host", "--size", "S=18", code=2)
+    assert "My Net.host exists; --force replaces it" in told
+    done = run("compile", model, "--target", "host", "--size", "S=18", "--force", "--json")
+    found = json.loads(done.stdout)
+    assert found["bundle"] == str(folder)
+    assert found["error"] <= found["tolerance"] == 1e-4
+    assert found["manifest"]["macs"] == 18 * 18 * 9 * 4 * 8
+    assert found["bundle_bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}, "other bytes"
+
+
+def test_a_board(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("zig", "qemu", "sysroot")
+    tx2 = target("tx2")
+    folder = model.with_name("b")
+    made = compile_file(model, folder, target=tx2, sizes={"S": 18})
+    assert made.unverified == ""
+    assert made.error is not None
+    assert made.error <= 1e-4
+    assert "run by qemu as a cortex-a57" in made.manifest["verified"]
+    done = run("run", folder)
+    assert done.returncode == 0, done.stderr
+    assert "run by qemu as a cortex-a57, whose times say nothing of the board" in done.stdout
+    told = fails(model.parent, "run", folder, "--profile", code=2)
+    assert "there, `./run --profile` tells" in told
+
+    monkeypatch.setattr("graphopt.runtime.emulator.shutil.which", lambda _: None)
+    made = compile_file(model, folder, target=tx2, sizes={"S": 18}, replace=True)
+    assert made.error is None
+    assert made.unverified.endswith("needs qemu-aarch64 (apt install qemu-user)")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "not run where it was compiled: running programs for tx2 needs qemu-aarch64" in readme
+    with pytest.raises(UsageError, match="needs qemu-aarch64"):
+        compile_file(model, folder, target=tx2, sizes={"S": 18}, replace=True, verify=True)
+
+
+def test_half_precision(model: Path) -> None:
+    """Named, compiled for, and within what three digits allow; unasked for, a note names it."""
+    need("zig", "qemu", "sysroot")
+    board, sizes = target("kirin990"), {"S": 18}
+    made = compile_file(
+        model,
+        model.with_name("h"),
+        target=board,
+        abi="linux-musl",
+        sizes=sizes,
+        precision="float16",
+    )
+    assert made.manifest["precision"] == "float16"
+    assert made.error is not None
+    assert 1e-4 < made.error <= made.tolerance == 5e-2
+    plain = compile_file(model, model.with_name("f"), target=board, sizes=sizes)
+    assert plain.notes == ("compiled in float32; --precision float16 suits kirin990 best",)
+    assert plain.manifest["memory"]["weights"] > made.manifest["memory"]["weights"]
+
+
+def test_large_networks_are_not_emulated_unasked(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("zig")
+    monkeypatch.setattr("graphopt.compile._MOST_EMULATED_MACS", 1000)
+    made = compile_file(model, model.with_name("b"), target=target("tx2"), sizes={"S": 18})
+    assert "take an emulator 0 minutes; --verify has them taken" in made.unverified
+
+
+def test_a_bundle_that_computes_something_else_is_not_written(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("cc")
+    from graphopt.runtime.deploy import build
+
+    def wrong(constants: list[np.ndarray], path: Path) -> object:  # type: ignore[type-arg]
+        return build_weights([c * np.float32(1.01) for c in constants], path)
+
+    build_weights = build.write_weights
+    monkeypatch.setattr(build, "write_weights", wrong)
+    with pytest.raises(VerificationError, match="the outputs are not those of ONNX Runtime; noth"):
+        compile_file(model, model.with_name("b"), target=target("host"), sizes={"S": 18})
+    # What the digest lets through is seen element by element.
+    monkeypatch.setattr("graphopt.compile.CHECK_TOLERANCE", 1.0)
+    with pytest.raises(
+        VerificationError, match=r"output 'y' of the bundle differs .* > 0.0001 in its"
+    ):
+        compile_file(model, model.with_name("b"), target=target("host"), sizes={"S": 18})
+    assert [p.name for p in model.parent.iterdir()] == [model.name]
+
+
+def test_a_net_that_is_not_optimized_is_compiled_as_it_is(model: Path) -> None:
+    need("cc")
+    made = compile_file(
+        model, model.with_name("b"), target=target("host"), sizes={"S": 18}, optimize=False
+    )
+    assert made.error is not None
+    assert "optimizing" not in made.seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "dimension 2 (S) of input 'images' is not fixed"),
+        (["--size", "S"], "--size 'S': write NAME=640"),
+        (["--size", "S=0"], "--size 'S=0': write NAME=640"),
+        (["--size", "T=64"], "the model has no dimension called 'T'"),
+        (["--size", "S=18", "--abi", "android"], "host has no ABI called 'android'"),
+        (["--size", "S=18", "--precision", "int8"], "`graphopt quantize` first"),
+        (["--size", "S=18", "--precision", "int3"], "no precision is called 'int3'"),
+        (["--size", "S=18", "--toolchain", "ndk"], "'ndk' does not build for linux-gnu"),
+        (["--size", "S=18", "-o", "nowhere/b"], "nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_meant(options: list[str], told: str, model: Path) -> None:
+    assert told in fails(model.parent, "compile", model, "--target", "host", *options, code=2)
+
+
+@pytest.mark.parametrize(
+    ("board", "options", "told"),
+    [
+        ("tx3", [], "no target is called 'tx3'; did you mean tx2?"),
+        ("tx2-gpu", [], "networks for GPUs are not built yet"),
+        ("tx2", ["--precision", "float16"], "tx2 cannot do float16: Cortex-A57 has no fp16"),
+    ],
+)
+def test_boards_that_cannot_be_meant(
+    board: str, options: list[str], told: str, model: Path
+) -> None:
+    assert told in fails(model.parent, "compile", model, "--target", board, *options, code=2)
+
+
+def test_a_missing_toolchain_says_what_to_install(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    options = ["--size", "S=18", "--toolchain", "gcc"]
+    told = fails(model.parent, "compile", model, "--target", "tx2", *options, code=2)
+    assert "no C compiler for tx2, linux-gnu" in told
+    assert "aarch64-linux-gnu-gcc is not installed (apt install gcc-aarch64-linux-gnu)" in told
+
+
+def test_operators_without_a_kernel_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    graphopt.save(graph_from("(float[4,4] x) => (float y) { y = Det (x) }"), path)
+    with pytest.raises(UnsupportedError, match=r"Det .*TVM cannot import it"):
+        compile_file(path, tmp_path / "b", target=target("host"))
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_model_runs_in_onnx_runtime(tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed.onnx"
+    graphopt.save(graph_from(NET.replace("S", "10")), fixed)
+    done = run("run", fixed, "--iters", 3, "--json", "--output", tmp_path / "y.npy")
+    found = json.loads(done.stdout)
+    assert found["ran"] == "ONNX Runtime"
+    assert [v["shape"] for v in found["outputs"]] == [[1, 8, 10, 10], [1, 8]]
+    assert np.load(tmp_path / "y.npy").shape == (1, 8, 10, 10)
+    assert found["ms"]["runs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--input", "x.npy"], 1, "x.npy: No such file"),
+        (["--input", "pixels=x.npy"], 2, "pixels"),
+        (["--output", "a", "--output", "b", "--output", "c"], 2, "there are no more than 2"),
+        (["--profile"], 2, "layers are timed of compiled models only"),
+    ],
+)
+def test_runs_that_cannot_be_meant(words: list[str], code: int, told: str, tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed.onnx"
+    graphopt.save(graph_from(NET.replace("S", "10")), fixed)
+    assert told in fails(tmp_path, "run", fixed, *words, code=code)
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "graphopt", "compile", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert "--target" in done.stdout
+    assert not any(f" {m}\n" in done.stderr for m in ("numpy", "tvm", "onnx", "torch"))
