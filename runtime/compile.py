@@ -19,6 +19,7 @@ from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.lower.arena import Arena, plan
 from graphopt.runtime.lower.lowering import Lowering
 from graphopt.runtime.lower.program import Kernel, Program
+from graphopt.runtime.lower.quantized import has_integers
 from graphopt.runtime.lower.sizes import fix_sizes
 from graphopt.runtime.machine import llvm_target, machine_of
 
@@ -56,7 +57,7 @@ def compile_graph(
         graph: left as it is.
         target: the board.
         precision: of images and weights, float32 or float16; inputs and outputs are as the graph has
-            them.
+            them. What is not quantized of a graph with integers is float32.
         sizes: numbers for named dimensions; a batch without one is 1.
 
     Raises:
@@ -65,6 +66,8 @@ def compile_graph(
     """
     own = graph.copy()
     fix_sizes(own, sizes)
+    if has_integers(own):
+        precision = "float32"
     machine = machine_of(target, precision)
     program = Lowering(own, machine, machine_of(target)).run()
     kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from graphopt.runtime.board import Target
 from graphopt.runtime.kernels.simd import Machine
 
+_ZMM = 16  # float32 in a vector of 512 bits
 _BITS = {"float32": 32, "float16": 16}
 # Cycles from a fused multiply-add to the next on the same sum, from the cores' optimization guides:
 # Cortex-A57 5, Cortex-A76 and x86-64 cores since Skylake 4.
@@ -38,7 +39,16 @@ def machine_of(target: Target, precision: str = "float32") -> Machine:
         cache=cluster.l2_bytes // sharers,
         bytes_per_cycle=bandwidth,
         dtype=precision,
+        integers=_integers(target, lanes),
     )
+
+
+def _integers(target: Target, lanes: int) -> Literal["sdot", "smlal", "vnni", "wide"]:
+    """How the processor multiplies bytes best."""
+    if target.arch == "aarch64":
+        return "sdot" if target.has("dotprod") else "smlal"
+    has_vnni = target.has("avx512vnni") if lanes == _ZMM else target.has("avxvnni")
+    return "vnni" if has_vnni and lanes >= _ZMM // 2 else "wide"
 
 
 def llvm_target(target: Target, triple: str | None = None) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class DirectConv:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, weights, bias, sink, operands."""
-        return (self.machine.dtype,) * (4 + len(self.expression.operands))
+        own = (*(self.machine.dtype,) * 3, self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -131,8 +132,8 @@ class DirectConv:
                     value = self.expression.value(
                         sums[k * vectors + v], operands, place, self.machine
                     )
-                    to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
-                    sink.put(to, value, lanes)
+                    to = self.sink.at(block, row, lanes) + (column + k) * self.sink.step(lanes)
+                    self.sink.write(sink, to, value, lanes)
 
     def _sum_blocked(
         self, source: Array, weight: Array, at: tuple[Index, Index, Index], sums: Registers
@@ -258,7 +259,8 @@ class DepthwiseConv:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, weights, bias, sink, operands."""
-        return (self.machine.dtype,) * (4 + len(self.expression.operands))
+        own = (*(self.machine.dtype,) * 3, self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -295,7 +297,8 @@ class DepthwiseConv:
                 w = let(weight.vector((block * (high * wide) + u * wide + v) * lanes, lanes))
                 for k in range(columns):
                     sums[k] += values[k * right + v * window.dilation[1]] * w
-        to = let(block * self.sink.plane + row * self.sink.row + column * lanes)
+        step = self.sink.step(lanes)
+        to = let(self.sink.at(block, row, lanes) + column * step)
         for k in range(columns):
             value = self.expression.value(sums[k], operands, (block, row, column + k), self.machine)
-            sink.put(to + k * lanes, value, lanes)
+            self.sink.write(sink, to + k * step, value, lanes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.runtime.kernels.formulas import apply
+from graphopt.runtime.kernels.grid import Grid
 from graphopt.runtime.kernels.simd import (
     Array,
     Index,
@@ -27,10 +28,45 @@ from graphopt.runtime.kernels.simd import (
 
 @dataclass(frozen=True)
 class Strides:
-    """How far apart the rows and the channel blocks of an image are, in elements."""
+    """How an image lies in memory: distances are counted in elements.
+
+    Attributes:
+        row: from one row to the next.
+        plane: from one channel block to the next.
+        pixel: from one pixel to the next; 0 where that is one vector of the kernel. A kernel with
+            shorter vectors sees every block as several.
+        grid: of an image of integers.
+    """
 
     row: int
     plane: int
+    pixel: int = 0
+    grid: Grid | None = None
+
+    def at(self, block: Index, row: Index, lanes: int) -> Index:
+        """Where a row of a block of `lanes` channels begins."""
+        inside: Index = 0
+        if self.pixel > lanes:
+            block, piece = divide(block, self.pixel // lanes)
+            inside = piece * lanes
+        return block * self.plane + row * self.row + inside
+
+    def step(self, lanes: int) -> int:
+        """Elements from pixel to pixel."""
+        return self.pixel or lanes
+
+    def dtype(self, machine: Machine) -> str:
+        """Of an element."""
+        return self.grid.dtype if self.grid else machine.dtype
+
+    def read(self, array: Array, index: Index, lanes: int) -> Value:
+        """The numbers of one vector."""
+        vector = array.vector(index, lanes)
+        return self.grid.read(vector, lanes) if self.grid else vector
+
+    def write(self, array: Array, index: Index, value: Value, lanes: int) -> None:
+        """Stores the numbers of one vector."""
+        array.put(index, self.grid.written(value, lanes) if self.grid else value, lanes)
 
 
 @dataclass(frozen=True)
@@ -46,10 +82,10 @@ class Operand:
     def load(self, array: Array, at: tuple[Index, Index, Index], lanes: int) -> Value:
         """The vector for (channel block, row, column)."""
         block, row, column = at
-        index = block * self.strides.plane
-        if self.kind == "image":
-            index = index + row * self.strides.row + column * lanes
-        return array.vector(index, lanes)
+        if self.kind == "channels":
+            return self.strides.read(array, self.strides.at(block, 0, lanes), lanes)
+        index = self.strides.at(block, row, lanes) + column * self.strides.step(lanes)
+        return self.strides.read(array, index, lanes)
 
 
 @dataclass(frozen=True)
@@ -70,6 +106,10 @@ class Expression:
 
     operands: tuple[Operand, ...] = ()
     steps: tuple[Apply, ...] = ()
+
+    def dtypes(self, machine: Machine) -> tuple[str, ...]:
+        """Of the operands' elements."""
+        return tuple(o.strides.dtype(machine) for o in self.operands)
 
     def value(
         self,
@@ -115,7 +155,8 @@ class Pointwise:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return (self.machine.dtype,) * (2 + len(self.expression.operands))
+        own = (self.source.dtype(self.machine), self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -124,12 +165,14 @@ class Pointwise:
         def body(arrays: Sequence[Array], part: Value) -> None:
             source, sink, *operands = arrays
             block, row = divide(part, self.height)
-            start = let(block * self.source.plane + row * self.source.row)
-            to = let(block * self.sink.plane + row * self.sink.row)
+            start = let(self.source.at(block, row, lanes))
+            to = let(self.sink.at(block, row, lanes))
             with loop(0, self.width) as column:
-                main = let(source.vector(start + column * lanes, lanes))
+                main = let(
+                    self.source.read(source, start + column * self.source.step(lanes), lanes)
+                )
                 at = (block, row, column)
                 value = self.expression.value(main, operands, at, self.machine)
-                sink.put(to + column * lanes, value, lanes)
+                self.sink.write(sink, to + column * self.sink.step(lanes), value, lanes)
 
         return kernel(name, self.arrays, body)

@@ -22,7 +22,7 @@ from graphopt.runtime.kernels.simd import (
     loop,
 )
 
-_LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0}
+_LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0, "int8": -128, "uint8": 0}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class WindowPool:
     A window that reaches over the border of a maximum takes the nearest pixel instead: that one is
     in the window too, so the maximum is the same. A mean has no padding. One part is one row of one
     channel block.
+
+    Attributes:
+        share: what a sum is multiplied by for a mean, where that is not 1 / (pixels of a window).
     """
 
     machine: Machine
@@ -45,6 +48,7 @@ class WindowPool:
     width: int
     columns: int
     expression: Expression = AS_IT_IS
+    share: float = 0.0
 
     @property
     def parts(self) -> int:
@@ -54,7 +58,8 @@ class WindowPool:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return (self.machine.dtype,) * (2 + len(self.expression.operands))
+        own = (self.source.dtype(self.machine), self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -74,7 +79,8 @@ class WindowPool:
         block, row, column = at
         (high, wide), (down, right) = window.kernel, window.stride
         found = Registers(columns, lanes, self.machine.dtype)
-        corner = let(block * self.source.plane)
+        corner = let(self.source.at(block, 0, lanes))
+        step = self.source.step(lanes)
         left = let(column * right - window.pads[1])
         reached = sorted(
             {k * right + v * window.dilation[1] for k in range(columns) for v in range(wide)}
@@ -83,7 +89,11 @@ class WindowPool:
             line = row * down + u * window.dilation[0] - window.pads[0]
             start = let(corner + self._held(line, self.image[0]) * self.source.row)
             values = {
-                i: let(source.vector(start + self._held(left + i, self.image[1]) * lanes, lanes))
+                i: let(
+                    self.source.read(
+                        source, start + self._held(left + i, self.image[1]) * step, lanes
+                    )
+                )
                 for i in reached
             }
             row_values = [self._of_row(numbers, values, k * right, wide) for k in range(columns)]
@@ -91,12 +101,12 @@ class WindowPool:
         for k in range(columns):
             value = found[k]
             if self.kind == "mean":
-                value = value * numbers(1.0 / (high * wide))
+                value = value * numbers(self.share or 1.0 / (high * wide))
             value = self.expression.value(
                 let(value), operands, (block, row, column + k), self.machine
             )
-            to = block * self.sink.plane + row * self.sink.row + (column + k) * lanes
-            sink.put(to, value, lanes)
+            to = self.sink.at(block, row, lanes) + (column + k) * self.sink.step(lanes)
+            self.sink.write(sink, to, value, lanes)
 
     def _held(self, position: Index, size: int) -> Index:
         """The position, moved into the image where a maximum has padding."""
@@ -135,7 +145,11 @@ def _in_lanes(condition: Value, lanes: int) -> Value:
 
 @dataclass(frozen=True)
 class ImagePool:
-    """y[c] = mean (or max) of x[c, i, j] over the image; one part is one channel block."""
+    """y[c] = mean (or max) of x[c, i, j] over the image; one part is one channel block.
+
+    Attributes:
+        share: what the sum is multiplied by for a mean, where that is not 1 / (pixels).
+    """
 
     machine: Machine
     kind: Literal["max", "mean"]
@@ -144,6 +158,7 @@ class ImagePool:
     blocks: int
     image: tuple[int, int]
     expression: Expression = AS_IT_IS
+    share: float = 0.0
 
     @property
     def parts(self) -> int:
@@ -153,7 +168,8 @@ class ImagePool:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink, operands."""
-        return (self.machine.dtype,) * (2 + len(self.expression.operands))
+        own = (self.source.dtype(self.machine), self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -169,24 +185,27 @@ class ImagePool:
             for k in range(chains):
                 found[k] = numbers(_LOWEST["float32"] if self.kind == "max" else 0.0)
 
+            step = self.source.step(lanes)
+
             def add(k: int, at: Index) -> None:
-                self._add(numbers, found, k, cast(source.vector(at, lanes), "float32", lanes))
+                value = self.source.read(source, at, lanes)
+                self._add(numbers, found, k, cast(value, "float32", lanes))
 
             with loop(0, height) as row:
-                start = let(block * self.source.plane + row * self.source.row)
+                start = let(self.source.at(block, row, lanes))
                 with loop(0, width // chains) as group:
                     for k in range(chains):
-                        add(k, start + (group * chains + k) * lanes)
+                        add(k, start + (group * chains + k) * step)
                 for k in range(width % chains):
-                    add(k, start + (width // chains * chains + k) * lanes)
+                    add(k, start + (width // chains * chains + k) * step)
             for k in range(1, chains):
                 self._add(numbers, found, 0, found[k])
             value = found[0]
             if self.kind == "mean":
-                value = value * numbers(1.0 / (height * width))
+                value = value * numbers(self.share or 1.0 / (height * width))
             value = let(cast(value, self.machine.dtype, lanes))
             value = self.expression.value(value, operands, (block, 0, 0), self.machine)
-            sink.put(block * self.sink.plane, value, lanes)
+            self.sink.write(sink, self.sink.at(block, 0, lanes), value, lanes)
 
         return kernel(name, self.arrays, body)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Value: TypeAlias = Any  # an expression of TIR
 Index: TypeAlias = Any  # an int or an expression of TIR
@@ -36,6 +36,7 @@ class Machine:
         cache: bytes of the second-level cache of one core.
         bytes_per_cycle: what one core gets from memory.
         dtype: of images and weights: float32, or float16.
+        integers: how bytes are multiplied (`conv_int8.py`).
     """
 
     lanes: int
@@ -47,6 +48,7 @@ class Machine:
     cache: int
     bytes_per_cycle: float
     dtype: str = "float32"
+    integers: Literal["sdot", "smlal", "vnni", "wide"] = "wide"
 
     @property
     def width(self) -> int:
@@ -190,6 +192,39 @@ def interleaved(a: Value, b: Value, lanes: int) -> tuple[Value, Value]:
     half = lanes // 2
     low = [i for k in range(half) for i in (k, lanes + k)]
     return tirx.Shuffle([a, b], low), tirx.Shuffle([a, b], [i + half for i in low])
+
+
+def piece(vector: Value, first: int, lanes: int) -> Value:
+    """Neighbouring lanes of a vector."""
+    from tvm import tirx
+
+    return tirx.Shuffle([vector], list(range(first, first + lanes)))
+
+
+def joined(vectors: Sequence[Value], first: int, lanes: int) -> Value:
+    """`lanes` lanes from `first` on of vectors of equal length, one behind the other."""
+    from tvm import tirx
+
+    width = vectors[0].ty.dtype.lanes
+    begin, inside = divmod(first, width)
+    if lanes == width and not inside:
+        return vectors[begin]
+    taken = list(vectors[begin : begin + max(1, lanes // width)])
+    return tirx.Shuffle(taken, list(range(inside, inside + lanes)))
+
+
+def bits(value: Value, dtype: str, lanes: int) -> Value:
+    """The same bits as another type."""
+    from tvm import tirx
+
+    return tirx.reinterpret(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+
+def intrinsic(name: str, dtype: str, lanes: int, *values: Value) -> Value:
+    """An instruction by LLVM's name of it."""
+    from tvm import tirx
+
+    return tirx.call_llvm_pure_intrin(f"{dtype}x{lanes}", name, *values)
 
 
 def divide(value: Index, by: int) -> tuple[Index, Index]:

@@ -229,7 +229,8 @@ class WinogradOutput:
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: D, weights, bias, M, sink, operands."""
-        return (self.machine.dtype,) * (5 + len(self.expression.operands))
+        own = (*(self.machine.dtype,) * 4, self.sink.dtype(self.machine))
+        return (*own, *self.expression.dtypes(self.machine))
 
     @property
     def scratch(self) -> int:
@@ -351,4 +352,5 @@ class WinogradOutput:
         lanes = self.machine.lanes
         block, row, column = place
         value = self.expression.value(let(value), operands, place, self.machine)
-        sink.put(block * self.sink.plane + row * self.sink.row + column * lanes, value, lanes)
+        to = self.sink.at(block, row, lanes) + column * self.sink.step(lanes)
+        self.sink.write(sink, to, value, lanes)

@@ -42,11 +42,13 @@ class Region:
         first: the node whose kernel computes all of them.
         nodes: the absorbed ones, in order.
         out: the one tensor that is stored.
+        rounding: the QuantizeLinear that puts it on a grid before it is stored, or None.
     """
 
     first: Node
     nodes: list[Node]
     out: Tensor
+    rounding: Node | None = None
 
 
 def grown(

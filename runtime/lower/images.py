@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.runtime.kernels.grid import Grid
 from graphopt.runtime.kernels.movement import ClearBorder
 from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.lower.program import Memory, Place
@@ -37,17 +38,22 @@ class Border:
 
 
 class Image:
-    """A stored image; `lanes` is 1 for a plain one with a border.
+    """A stored image; `lanes` is 1 for a plain one with a border, `grid` is of one of integers.
 
     Borders may grow until strides are asked for the first time.
     """
 
     def __init__(
-        self, name: str, shape: tuple[int, int, int], lanes: int, dtype: str = "float32"
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        lanes: int,
+        dtype: str = "float32",
+        grid: Grid | None = None,
     ) -> None:
         channels, height, width = shape
         self.name, self.channels, self.lanes, self.dtype = name, channels, lanes, dtype
-        self.bytes = np.dtype(dtype).itemsize
+        self.bytes, self.grid = np.dtype(dtype).itemsize, grid
         self.height, self.width = height, width
         self._parent: Image | None = None
         self._block = 0
@@ -58,6 +64,10 @@ class Image:
     def blocks(self) -> int:
         """Channel blocks."""
         return -(-self.channels // self.lanes)
+
+    def vectors(self, lanes: int) -> int:
+        """Vectors of so many channels, at least one of which exists."""
+        return -(-self.channels // lanes)
 
     @property
     def root(self) -> Image:
@@ -91,7 +101,8 @@ class Image:
         border = self.border
         pitch = self.width + border.gap
         rows = border.top + self.height + border.bottom
-        return Strides(pitch * self.lanes, (rows * pitch + border.gap) * self.lanes)
+        plane = (rows * pitch + border.gap) * self.lanes
+        return Strides(pitch * self.lanes, plane, self.lanes if self.grid else 0, self.grid)
 
     @property
     def memory(self) -> Memory:
@@ -126,4 +137,5 @@ class Image:
             border.gap,
             root.lanes,
             root.dtype,
+            root.grid.zero if root.grid else 0,
         )

@@ -9,8 +9,20 @@ import numpy as np
 from graphopt.ir.graph import Graph, Node, Tensor, input_value, is_op, static_shape
 from graphopt.runtime.kernels.conv import Window
 from graphopt.runtime.lower.fuse import BINARY, ELEMENTWISE, can_be_fused
+from graphopt.runtime.lower.quantized import is_rounding, rounding_of
 
-Kind = Literal["conv", "depthwise", "dense", "pool", "image-pool", "enlarge", "concat", "pieces"]
+Kind = Literal[
+    "conv",
+    "depthwise",
+    "dense",
+    "pool",
+    "image-pool",
+    "enlarge",
+    "concat",
+    "pieces",
+    "round",
+    "unround",
+]
 
 
 def window_of(node: Node) -> Window | None:
@@ -171,7 +183,7 @@ class Layout:
     """
 
     def __init__(self, graph: Graph, lanes: int) -> None:
-        self.lanes = lanes
+        self.lanes, self._graph = lanes, graph
         self.blocked: set[int] = set()
         self._kinds: dict[int, Kind | None] = {}
         for node in graph.nodes:
@@ -197,6 +209,12 @@ class Layout:
         return shape[1] % self.lanes == 0 or node.op not in ("Div", "Sqrt")
 
     def _kind(self, node: Node) -> Kind | None:
+        if is_op(node, "QuantizeLinear"):
+            is_image = image_shape(node.inputs[0]) is not None
+            return "round" if is_image and is_rounding(self._graph, node) else None
+        if is_op(node, "DequantizeLinear"):
+            made = rounding_of(node.outputs[0])
+            return "unround" if made is not None and self._kinds.get(id(made)) else None
         kind = kind_of(node, self.lanes)
         # What only moves images has to be given at least one.
         if kind in ("concat", "pieces", "enlarge", "pool", "image-pool"):

@@ -7,16 +7,18 @@ algorithm, and what borders images need for it; the second, when all sizes are f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.cost import node_cost
-from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, static_shape
+from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, sole_reader, static_shape
 from graphopt.runtime.kernels.blocking import Block, Unblock
+from graphopt.runtime.kernels.grid import Grid
 from graphopt.runtime.kernels.movement import PadPlain
-from graphopt.runtime.kernels.pointwise import Expression, Operand, Strides
+from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Operand, Pointwise, Strides
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradWeight
 from graphopt.runtime.lower import weights
@@ -24,6 +26,7 @@ from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown, per_channel,
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import Layout, image_shape
 from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
+from graphopt.runtime.lower.quantized import grid_of, take_products
 
 _ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _FLOAT = 4  # bytes of a float32
@@ -43,6 +46,7 @@ class Lowering:
         self.graph, self.machine = graph, machine
         # Plain tensors are float32 whatever images are.
         self.plain_machine = plain_machine or machine
+        self.products = take_products(graph)
         self.layout = Layout(graph, machine.lanes)
         self.program = Program()
         self._images: dict[int, Image] = {}
@@ -51,6 +55,7 @@ class Lowering:
         self._begun: set[int] = set()
         self._constants: dict[tuple[Any, ...], tuple[object, Place]] = {}
         self._converted: dict[tuple[int, bool], Image] = {}
+        self._numbers: dict[int, Image] = {}
 
     def run(self) -> Program:
         """The program.
@@ -84,6 +89,8 @@ class Lowering:
                 continue
             region = self._region(node, taken)
             members = [region.first, *region.nodes]
+            if region.rounding is not None:
+                members.append(region.rounding)
             taken.update(id(n) for n in members)
             found.append((max(order[id(n)] for n in members), region))
         return [region for _, region in sorted(found, key=lambda f: f[0])]
@@ -91,7 +98,8 @@ class Lowering:
     def _region(self, node: Node, taken: set[int]) -> Region:
         kind = self.layout.kind(node)
         elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in self.layout.blocked
-        if kind in ("concat", "pieces") or not (kind or elementwise):
+        alone = kind in ("concat", "pieces", "round", "unround")
+        if alone or not (kind or elementwise):
             return Region(node, [], node.outputs[0])
         start = [node] if elementwise else []
         if kind == "dense":
@@ -101,7 +109,11 @@ class Lowering:
         def may_take(other: Node, values: set[int]) -> bool:
             return id(other) not in taken and self.layout.may_fuse(other, image, values)
 
-        return grown(self.graph, node, start, may_take)
+        region = grown(self.graph, node, start, may_take)
+        reader = sole_reader(self.graph, region.out)
+        if reader is not None and self.layout.kind(reader) == "round":
+            region.rounding = reader
+        return region
 
     # --- tensors ------------------------------------------------------------------------------
 
@@ -112,15 +124,55 @@ class Lowering:
         self._images[id(tensor)] = image
         return image
 
+    def new_image(self, tensor: Tensor, grid: Grid) -> Image:
+        """An image of integers in the shape of a tensor."""
+        return Image(tensor.name, image_shape(tensor) or (0, 0, 0), 16, grid.dtype, grid)
+
+    def sink(self, region: Region, grid: Grid | None = None) -> Image:
+        """The image a region writes: of integers where it rounds, or where it has this grid."""
+        if region.rounding is not None:
+            grid = grid_of(region.rounding)
+        if grid is None:
+            return self.make_image(region.out)
+        image = self.new_image(region.out, grid)
+        made = region.out if region.rounding is None else region.rounding.outputs[0]
+        self._images[id(made)] = image
+        return image
+
     def set_image(self, tensor: Tensor, image: Image) -> None:
         """Says that a tensor is an image there is already."""
         self._images[id(tensor)] = image
 
     def image(self, tensor: Tensor) -> Image:
-        """A tensor as a blocked image, converted where it is plain."""
+        """A tensor as a blocked image of numbers, converted where it is plain or of integers."""
+        stored = self.stored(tensor)
+        if stored.grid is None:
+            return stored
+        if id(stored) not in self._numbers:
+            shape = (stored.channels, stored.height, stored.width)
+            image = Image(tensor.name, shape, self.machine.lanes, self.machine.dtype)
+            self._numbers[id(stored)] = image
+            what = f"{tensor.name} to numbers"
+            self.later(lambda: self.copy_image(stored, image, what))
+        return self._numbers[id(stored)]
+
+    def stored(self, tensor: Tensor) -> Image:
+        """A tensor as a blocked image: of integers where it is stored so."""
         if id(tensor) in self._images:
             return self._images[id(tensor)]
         return self._blocked(tensor, self.machine.lanes)
+
+    def copy_image(self, source: Image, sink: Image, what: str) -> None:
+        """Writes one image as another: on its grid, or as numbers."""
+        lanes = min(source.lanes, sink.lanes)
+        machine = replace(self.plain_machine, lanes=lanes)
+        to = sink.strides
+        if to.grid is not None:
+            to = replace(to, grid=replace(to.grid, exact=True))
+        blocks = sink.vectors(lanes)
+        kernel = Pointwise(machine, source.strides, to, blocks, sink.height, sink.width, AS_IT_IS)
+        self.write(sink)
+        self.step(kernel, (source.place, sink.place), kernel.parts, what)
 
     def padded_plain(self, tensor: Tensor) -> Image:
         """A plain tensor as an image of single pixels, with a border where its readers ask for one."""
@@ -159,7 +211,7 @@ class Lowering:
         if values is not None:
             self._plain[id(tensor)] = self.constant(("plain", id(tensor)), lambda: values, tensor)
             return self._plain[id(tensor)]
-        image = self._images[id(tensor)]
+        image = self.image(tensor)
         place = Place(Memory(f"{tensor.name} plain", self._size(tensor)))
         self._plain[id(tensor)] = place
 
@@ -237,7 +289,7 @@ class Lowering:
                 tensor,
             )
             return "channels", lambda: Strides(0, lanes), lambda: place
-        image = self.image(tensor)
+        image = self.stored(tensor)
         kind = "image" if static_shape(tensor) == shape else "channels"
         return kind, lambda: image.strides, lambda: image.place
 

@@ -26,7 +26,7 @@ def _bias(node: Node, channels: int) -> Any:
     return np.zeros(channels, np.float32) if values is None else values.reshape(-1)
 
 
-def _reach(node: Node, window: Window, image: Image, size: tuple[int, int]) -> None:
+def reach(node: Node, window: Window, image: Image, size: tuple[int, int]) -> None:
     """Covers the border a convolution's windows reach into."""
     top, left, _, _ = pads_of(node)
     (high, wide), (down, right), (tall, broad) = window.kernel, window.stride, window.dilation
@@ -65,8 +65,8 @@ def _direct(
     weight = node.inputs[1]
     source = (lowering.padded_plain if plain else lowering.image)(node.inputs[0])
     expression, operands = lowering.expression(region)
-    sink = lowering.make_image(region.out)
-    _reach(node, window, source, (sink.height, sink.width))
+    sink = lowering.sink(region)
+    reach(node, window, source, (sink.height, sink.width))
     pack = weights.plain if plain else weights.direct
     packed = lowering.constant(
         ("direct", id(weight), plain, tile.vectors),
@@ -83,7 +83,7 @@ def _direct(
             source.strides,
             sink.strides,
             channels if plain else -(-channels // machine.lanes),
-            sink.blocks,
+            sink.vectors(machine.lanes),
             sink.height,
             sink.width,
             tile.vectors,
@@ -101,7 +101,7 @@ def _direct(
 
 def _packed_bias(lowering: Lowering, node: Node, sink: Image, vectors: int) -> Place:
     lanes = lowering.machine.lanes
-    length = -(-sink.blocks // vectors) * vectors * lanes
+    length = -(-sink.vectors(lanes) // vectors) * vectors * lanes
     return lowering.constant(
         ("bias", id(node), length),
         lambda: lowering.typed(weights.channels(_bias(node, sink.channels), length)),
@@ -114,7 +114,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
     weight = node.inputs[1]
     source = lowering.image(node.inputs[0])
     expression, operands = lowering.expression(region)
-    sink = lowering.make_image(region.out)
+    sink = lowering.sink(region)
     tiling = Tiling(how.m, sink.height, sink.width, how.strip)
     top, left, _, _ = pads_of(node)
     down = -(-sink.height // how.m) * how.m + 2 - top - source.height
@@ -126,7 +126,13 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
         weight,
     )
     transformed = lowering.prepared(
-        WinogradWeight(machine, how.m, source.blocks, -(-sink.blocks // how.vectors), how.vectors),
+        WinogradWeight(
+            machine,
+            how.m,
+            source.blocks,
+            -(-sink.vectors(machine.lanes) // how.vectors),
+            how.vectors,
+        ),
         packed,
         weight.name,
     )
@@ -139,7 +145,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
             tiling,
             sink.strides,
             source.blocks,
-            sink.blocks,
+            sink.vectors(machine.lanes),
             how.vectors,
             how.columns,
             expression(),
@@ -174,8 +180,8 @@ def plan_depthwise(lowering: Lowering, region: Region) -> None:
     assert window is not None
     source = lowering.image(node.inputs[0])
     expression, operands = lowering.expression(region)
-    sink = lowering.make_image(region.out)
-    _reach(node, window, source, (sink.height, sink.width))
+    sink = lowering.sink(region)
+    reach(node, window, source, (sink.height, sink.width))
     packed = lowering.constant(
         ("depthwise", id(weight)),
         lambda: lowering.typed(weights.depthwise(weight.values, machine.lanes)),
@@ -190,7 +196,7 @@ def plan_depthwise(lowering: Lowering, region: Region) -> None:
             window,
             source.strides,
             sink.strides,
-            sink.blocks,
+            sink.vectors(machine.lanes),
             sink.height,
             sink.width,
             columns,

@@ -15,6 +15,7 @@ from graphopt.runtime.lower.plan_images import (
     plan_pointwise,
     plan_pool,
 )
+from graphopt.runtime.lower.plan_integers import plan_back, plan_integers, plan_rounding
 from graphopt.runtime.lower.plan_products import plan_conv, plan_dense, plan_depthwise
 
 _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
@@ -26,6 +27,8 @@ _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
     "enlarge": plan_enlarge,
     "concat": plan_concat,
     "pieces": plan_pieces,
+    "round": plan_rounding,
+    "unround": plan_back,
 }
 
 
@@ -33,6 +36,8 @@ def plan(lowering: Lowering, region: Region) -> None:
     """Plans the kernels of one region."""
     node = region.first
     kind = lowering.layout.kind(node)
+    if kind not in ("round", "unround") and plan_integers(lowering, region):
+        return
     if kind is not None:
         _PLANNERS[kind](lowering, region)
     elif region.nodes:
