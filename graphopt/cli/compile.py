@@ -28,7 +28,7 @@ def compile_(
     size: Annotated[
         Names, typer.Option(metavar="NAME=640", help="A number for a named dimension of an input.")
     ] = None,
-    precision: Annotated[Text, typer.Option(help="float32 (if not given) or float16, where the board has it.")] = None,
+    precision: Annotated[Text, typer.Option(help="float32 (the default) or float16.")] = None,
     optimize: Annotated[bool, typer.Option(help="Run the default passes first.")] = True,
     toolchain: Annotated[
         Text, typer.Option(help="zig, gcc, ndk or cc; the first that serves if not given.")
