@@ -79,6 +79,7 @@ def ways(head: Sequence[str]) -> list[Way]:
         Way("graphopt", "qat, 1 epoch", {"qat": "epochs=1 workers=0"}),
         Way("graphopt", "int4 weights", _INT4),
         Way("graphopt", "int4 weights, adaround", _INT4 | {"repair": "adaround,bias"}),
+        Way("graphopt", "int4 weights, reconstruct", _INT4 | {"repair": "reconstruct,bias"}),
         Way("graphopt", "int4 weights, qat", _INT4 | {"qat": "epochs=1 workers=0"}),
     ]
     for method in ("MinMax", "Percentile", "Entropy"):

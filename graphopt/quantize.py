@@ -27,6 +27,7 @@ REPAIRS = {
     "absorb": ("absorb-bias", "float"),
     "smooth": ("smooth", "float"),
     "adaround": ("adaround", "rounded"),
+    "reconstruct": ("reconstruct", "rounded"),
     "bias": ("correct-bias", "rounded"),
 }
 DEFAULT_REPAIR = "bias"

@@ -69,6 +69,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "smooth": f"{_QUANTIZE}.smooth:Smooth",
     "insert-fake-quant": "graphopt.passes.quantize.insert_fake_quant:InsertFakeQuant",
     "adaround": f"{_QUANTIZE}.adaround:Adaround",
+    "reconstruct": f"{_QUANTIZE}.reconstruct:Reconstruct",
     "correct-bias": f"{_QUANTIZE}.correct_bias:CorrectBias",
     "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",

@@ -14,7 +14,7 @@ from conftest import graph_from
 from graphopt.cli import main
 from graphopt.errors import BudgetError
 from graphopt.frontends.onnx_file import load, save
-from graphopt.quantize import Judge, quantizing
+from graphopt.quantize import REPAIRS, Judge, quantizing
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,16,16] x) => (float[N,10] y)
@@ -72,6 +72,15 @@ def test_two_runs_write_the_same_bytes(here: Path) -> None:
     assert (here / "q.onnx").read_bytes() == first
 
 
+def test_what_costs_too_much_gets_16_bits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = ("--target", "a57", "--fallback", "int16", "--report", here / "report")
+    assert quantized(here, *wide, "--recipe", "floor=45,first=true,last=true,weight=int16") == 0
+    told = capsys.readouterr().out
+    assert "in 16 bits" in told
+    assert "3 of 3 products compute in integers for a57" in told
+    assert "; in 16 bits" in (here / "report" / "report.html").read_text("utf-8")
+
+
 def test_the_report_tells_what_was_rounded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantized(here, "--report", here / "report", "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -108,6 +117,8 @@ def test_a_drop_is_kept_within_its_limit_or_nothing_is_written(
         (("--repair", "equalise"), 2, "did you mean equalize"),
         (("--target", "a75"), 2, "did you mean a76"),
         (("--keep", "Konv"), 2, "did you mean Conv"),
+        (("--fallback", "int16"), 2, "onnxruntime has no kernels for uint16 activations"),
+        (("--fallback", "int8"), 2, "did you mean int16"),
         (("--recipe", "nonsense=1"), 2, "no option 'nonsense'"),
         (("--decoder", "os:getcwd"), 2, "functions of your own are taken from Python only"),
     ],
@@ -159,6 +170,12 @@ def test_training_through_the_rounding(here: Path, capsys: pytest.CaptureFixture
     kinds = {i.data_type for i in onnx.load(here / "q.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     assert quantized(here, "--qat", "epochz=1") == 2
+
+
+def test_help_names_every_repair(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("quantize", "--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in REPAIRS)
 
 
 def test_repairs_look_at_as_many_images_as_calibration() -> None:

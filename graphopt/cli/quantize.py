@@ -49,7 +49,11 @@ def quantize(
         typer.Option(help="Ranges: min-max, moving-average, percentile, entropy or mse."),
     ] = "mse",
     repair: Annotated[
-        Text, typer.Option(help="What mends accuracy without training; none for nothing.")
+        Text,
+        typer.Option(
+            help="What mends accuracy without training: equalize, absorb, smooth, adaround, "
+            "reconstruct, bias, or several with commas; none for nothing. bias if not given."
+        ),
     ] = None,
     qat: Annotated[
         Text,
@@ -76,9 +80,16 @@ def quantize(
         typer.Option(
             min=0,
             help="Points of AP or top-1 that may be lost on --labels; the fewest layers stay in "
-            "float for that. Exit 4: cannot be met.",
+            "float (or get 16 bits, see --fallback) for that. Exit 4: cannot be met.",
         ),
     ] = None,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            help="What costs too much in 8 bits: stays in float, or int16: activations get 16 bits, "
+            "where the target has kernels for them."
+        ),
+    ] = "float",
     recipe: Annotated[
         str,
         typer.Option(
@@ -107,6 +118,7 @@ def quantize(
         "qat": qat,
         "target": target,
         "method": method,
+        "fallback": fallback,
         "keep": "|".join(keep or []),
     }
     with progress() as telling:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Tensor
 from graphopt.registry import unknown
 
-__all__ = ["Data", "Feeds", "Preprocess", "Samples", "load_data", "load_samples"]
+__all__ = ["Data", "Feeds", "Preprocess", "Samples", "load_data", "load_samples", "some"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Feeds: TypeAlias = "dict[str, Array]"
 
 _DEFAULT_BATCH = 4
+_Batch = TypeVar("_Batch")
 
 
 class Data:
@@ -80,6 +81,20 @@ def load_data(
         raise UsageError(f"calibration data cannot be made from {type(source).__name__}")
     again = _restartable([source] if isinstance(source, Mapping) else source)
     return Data(lambda: _from_items(again(), graph, size, limit), "arrays")
+
+
+def some(data: Iterable[_Batch]) -> Iterator[_Batch]:
+    """The same batches, of which there has to be one.
+
+    Raises:
+        UsageError: there is none, when the first is asked for.
+    """
+    empty = True
+    for feeds in data:
+        empty = False
+        yield feeds
+    if empty:
+        raise UsageError("there are no calibration images to measure activations on")
 
 
 class Samples:

@@ -33,7 +33,7 @@ def roundings(found: Document | None) -> dict[str, Any] | None:
 def _bar(effect: Document) -> dict[str, Any]:
     kind = "weight" if effect["is_weight"] else "activation"
     where = ", ".join(effect["nodes"][:3])
-    left = "; stays in float" if effect["float"] else ""
+    left = "; stays in float" if effect["float"] else "; in 16 bits" if effect["wide"] else ""
     return {
         "height": f"{100 * min(max(effect['sqnr'], 0.0), _TOP) / _TOP:.4g}",
         "float": effect["float"],

@@ -105,7 +105,7 @@ def print_quantization(out: Console, found: Document, accuracy: Document | None)
     if worst:
         table = _table("rounded alone", "read by", ">outputs keep", "")
         for each in worst:
-            left = "stays in float" if each["float"] else ""
+            left = "stays in float" if each["float"] else "in 16 bits" if each["wide"] else ""
             readers = _some(each["nodes"], 2)
             _add(table, each["tensor"], readers, f"{each['sqnr']:.1f} dB", left)
         out.print(table)

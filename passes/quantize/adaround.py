@@ -15,7 +15,7 @@ handled: transposed convolutions, automatic padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
@@ -24,10 +24,10 @@ import numpy as np
 
 from graphopt.data import Data, load_data
 from graphopt.errors import UsageError
-from graphopt.ir.graph import Graph, Node, Tensor, add_constant, input_value, set_input
+from graphopt.ir.graph import Graph, Node, Tensor, input_value
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.layers import Layer, activation_behind, float_network, layers
-from graphopt.passes.quantize.pairs import Pair
+from graphopt.passes.quantize.open_weights import by_weight, give, moved
 from graphopt.passes.quantize.patches import (
     groups_of,
     patches_at,
@@ -72,7 +72,7 @@ class Adaround(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         reference = float_network(graph, context)
-        groups = [list(g) for g in _by_weight(layers(graph, reference), context)]
+        groups = list(by_weight(layers(graph, reference), context, why_not_patches))
         if not groups:
             return
         if self.data is None:
@@ -87,31 +87,6 @@ class Adaround(Pass):
         after = signal.of(open_graph(graph))
         context.proof = f"rounded outputs keep {told(after)}, before {told(before)}"
         context.facts["adaround"] = {"layers": gains, "before": before, "after": after}
-
-
-def _by_weight(found: Sequence[Layer], context: Context) -> Iterator[list[Layer]]:
-    """The layers whose rounding can be chosen; those that read one rounded weight together."""
-    sets: dict[int, list[Layer]] = {}
-    for layer in found:
-        if layer.rounding is not None:
-            sets.setdefault(id(layer.rounding.quantize), []).append(layer)
-    for same in sets.values():
-        reason = next(filter(None, (why_not_patches(each.node) for each in same)), None)
-        pair = same[0].rounding
-        assert pair is not None
-        if reason is None and _is_on_grid(pair):
-            reason = "its weight is on its grid already"
-        if reason is None and len(pair.result.outputs) > len(same):
-            reason = "its rounded weight is read by something else, too"
-        if reason is None:
-            yield same
-            continue
-        for each in same:
-            context.refused(each.node, reason)
-
-
-def _is_on_grid(pair: Pair) -> bool:
-    return np.array_equal(pair.grid.rounded(pair.source.values), pair.source.values)
 
 
 @dataclass
@@ -216,11 +191,11 @@ class _Rounding:
             context.refused(node, "no integers found are better than the nearest")
             return 1.0
         integers = weight_of(node, fitted.integers.numpy(), values.shape)
-        moved = np.count_nonzero(integers != grid.quantize(values).astype(np.float32))
-        _give(self._graph, pair, grid.dequantize(integers))
+        count = moved(pair, integers)
+        give(self._graph, pair, grid.dequantize(integers))
         context.rewrote(
             node,
-            f"{moved} of {integers.size} weights rounded the other way, "
+            f"{count} of {integers.size} weights rounded the other way, "
             f"{100 * (1 - share):.0f} % of the error gone",
         )
         return share
@@ -254,12 +229,3 @@ def _activation(reference: Graph, result: Tensor) -> Any:
     if behind is None:
         return lambda values: values
     return to_fx(piece_of(reference, [result.name], [behind.name]))
-
-
-def _give(graph: Graph, pair: Pair, values: Array) -> None:
-    """Lets a pair round other values; who else reads the weight keeps the old ones."""
-    source = pair.source
-    if len(source.outputs) == 1:
-        source.values = values
-    else:
-        set_input(pair.quantize, 0, add_constant(graph, source.name, values))

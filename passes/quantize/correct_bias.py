@@ -73,6 +73,7 @@ class CorrectBias(Pass):
     after: ClassVar[dict[str, str]] = {
         "insert-fake-quant": "it corrects what that pass rounds",
         "adaround": "other weights have other errors",
+        "reconstruct": "other weights have other errors",
     }
     before: ClassVar[dict[str, str]] = {"quantize-constants": "biases are stored as integers there"}
 

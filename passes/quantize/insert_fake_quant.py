@@ -11,6 +11,7 @@ why, is in the report.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
@@ -18,19 +19,21 @@ from typing import Any, ClassVar
 from graphopt.data import load_data
 from graphopt.data.images import METADATA
 from graphopt.errors import UnsupportedError, UsageError
-from graphopt.ir.graph import Graph, label, nodes_of
+from graphopt.ir.graph import Graph, Node, label, nodes_of
 from graphopt.ir.opset import in_the_way, set_opset
 from graphopt.pass_base import Changes, Context, Pass
-from graphopt.passes.quantize.grid import Grid
+from graphopt.passes.quantize.grid import Grid, Kind
 from graphopt.passes.quantize.placement import PRODUCTS, Placement
 from graphopt.passes.quantize.precision import Effect, below, effects, fewest
-from graphopt.passes.quantize.rounder import Float, Rounder, Settings, worth_storing
-from graphopt.passes.quantize.rules import Rules, rules_for, with_kinds
+from graphopt.passes.quantize.rounder import Rounder, Settings, Spared, worth_storing
+from graphopt.passes.quantize.rules import Rules, rules_for, wide_kind, with_kinds
 from graphopt.passes.quantize.signal import Signal, told
+from graphopt.registry import unknown
 from graphopt.runtime.run import open_graph
 
 _PROOF_BATCHES = 2
 _OPSET = 21
+FALLBACKS = ("float", "int16")
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,23 @@ class InsertFakeQuant(Pass):
     first: bool = False
     last: bool = False
     compress: bool = False  # also store large weights of products that stay in float as integers
-    floor: float = 15.0  # decibels: what alone leaves less of the outputs stays in float; 0 for all
-    max_drop: float | None = None  # with `drop`: the fewest in float so that no more is lost
+    floor: float = 15.0  # decibels: what alone leaves less of the outputs is spared; 0 for nothing
+    max_drop: float | None = None  # with `drop`: the fewest are spared so that no more is lost
+    fallback: str = "float"  # what is spared stays so; or "int16": activations get 16 bits
     cache: bool = True
     # Called with a graph: by how many points it is worse than the float network.
     drop: Any = field(default=None, repr=False)
 
     def run(self, graph: Graph, context: Context) -> None:
         rules = with_kinds(rules_for(self.target), self.activation, self.weight)
-        known = graph.opset
-        _raise_opset(graph, rules)
-        rounder = self._rounder(graph.copy(), rules)
-        left = Float(nodes=frozenset(k for k in self.keep.split("|") if k))
+        wide = self._wide(rules)
+        kinds = [rules.activation_kind, rules.weight_kind]
+        twin = graph.copy()
+        _raise_opset(twin, [*kinds, *wide])
+        rounder = self._rounder(twin, rules)
+        left = Spared(nodes=frozenset(k for k in self.keep.split("|") if k))
         placement = rounder.place(left)
         if not placement.nodes:
-            set_opset(graph, known)
             _refuse(placement, context)
             return
         before = Signal(open_graph(graph), islice(rounder.data, _PROOF_BATCHES))
@@ -87,10 +92,12 @@ class InsertFakeQuant(Pass):
         if self.floor > 0 or self.max_drop is not None:
             left, found = self._search(rounder, left, before)
             placement = rounder.place(left)
+        _raise_opset(graph, [*kinds, *(wide if placement.wide else [])])
         grids = rounder.apply(graph, placement)
         _refuse(placement, context)
+        wider = placement.widened()
         for node in placement.nodes:
-            context.rewrote(node, "computes in integers")
+            context.rewrote(node, _computes(node, placement, wider))
         for node in worth_storing(graph, placement) if self.compress else ():
             context.rewrote(node, "computes in float with a rounded weight")
         kept = before.of(open_graph(graph))
@@ -109,7 +116,10 @@ class InsertFakeQuant(Pass):
                 sum(n.op in PRODUCTS for n in placement.nodes),
                 sum(1 for _ in nodes_of(graph, *PRODUCTS)),
             ],
-            "effects": [{**dataclasses.asdict(e), "float": _is_left(e, left)} for e in found],
+            "effects": [
+                {**dataclasses.asdict(e), "float": _is_left(e, left), "wide": e.tensor in wider}
+                for e in found
+            ],
         }
 
     def _rounder(self, graph: Graph, rules: Rules) -> Rounder:
@@ -130,18 +140,33 @@ class InsertFakeQuant(Pass):
         )
         return Rounder(graph, data, settings)
 
-    def _search(self, rounder: Rounder, left: Float, signal: Signal) -> tuple[Float, list[Effect]]:
-        """What to leave in float besides, and what every rounding does alone."""
+    def _wide(self, rules: Rules) -> list[Kind]:
+        """The type activations may get instead of the target's usual one, if any."""
+        if self.fallback not in FALLBACKS:
+            raise UsageError(unknown("fallback", self.fallback, FALLBACKS))
+        return [wide_kind(rules)] if self.fallback == "int16" else []
+
+    def _search(
+        self, rounder: Rounder, left: Spared, signal: Signal
+    ) -> tuple[Spared, list[Effect]]:
+        """What to spare besides, and what every rounding does alone."""
         found = effects(rounder.graph, rounder.rounded(left), signal)
-        left = left | below(found, self.floor)
+        wide = self.fallback == "int16"
+        left = left | below(rounder, left, found, signal, self.floor, wide=wide)
         if self.max_drop is not None:
             if self.drop is None:
                 raise UsageError("max-drop needs drop=, which says how much worse a graph is")
-            left = fewest(rounder, left, found, self.drop, self.max_drop)
+            left = fewest(rounder, left, found, self.drop, self.max_drop, wide=wide)
         return left, found
 
 
-def _is_left(effect: Effect, left: Float) -> bool:
+def _computes(node: Node, placement: Placement, wider: Sequence[str]) -> str:
+    near = [*node.inputs, *placement.results[id(node)]]
+    names = list(dict.fromkeys(repr(t.name) for t in near if t.name in wider))
+    return "computes in integers" + (f", {', '.join(names)} in 16 bits" if names else "")
+
+
+def _is_left(effect: Effect, left: Spared) -> bool:
     if effect.is_weight:
         return bool(left.nodes.intersection(effect.nodes))
     return effect.tensor in left.tensors
@@ -152,9 +177,9 @@ def _refuse(placement: Placement, context: Context) -> None:
         context.refused(node, reason)
 
 
-def _raise_opset(graph: Graph, rules: Rules) -> None:
+def _raise_opset(graph: Graph, kinds: Sequence[Kind]) -> None:
     """Other integers than those of 8 bits exist from opset 21 on."""
-    wide = [k.name for k in (rules.activation_kind, rules.weight_kind) if k.bits != 8]
+    wide = [k.name for k in kinds if k.bits != 8]
     if not wide or graph.opset >= _OPSET:
         return
     node = in_the_way(graph, _OPSET)

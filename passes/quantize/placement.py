@@ -49,12 +49,14 @@ class Placement:
             that of the activation computed with it.
         carried: the tensors carried as integers in order, each with the number of its grid.
         refused: nodes left in float although the target has kernels for their operators, and why.
+        wide: the numbers of the grids that have 16 bits.
     """
 
     nodes: list[Node] = field(default_factory=list)
     results: dict[int, list[Tensor]] = field(default_factory=dict)
     carried: dict[str, int] = field(default_factory=dict)
     refused: list[tuple[Node, str]] = field(default_factory=list)
+    wide: frozenset[int] = frozenset()
 
     def groups(self) -> list[list[str]]:
         """The names of the tensors of each grid."""
@@ -62,6 +64,10 @@ class Placement:
         for name, number in self.carried.items():
             found.setdefault(number, []).append(name)
         return list(found.values())
+
+    def widened(self) -> list[str]:
+        """The names of the tensors that are carried in 16 bits."""
+        return [name for name, number in self.carried.items() if number in self.wide]
 
 
 def place(

@@ -1,20 +1,21 @@
 """What rounding costs, tensor by tensor, and what to leave in float.
 
 The effect of one rounding is the signal-to-noise ratio the outputs keep when it is the only one in
-the network; one sweep measures all. Mixed precision leaves the worst in float: all below a floor, or
-the fewest with which a metric stays within a limit.
+the network; one sweep measures all. Mixed precision spares the worst, all below a floor or the fewest with
+which a metric stays within a limit: it leaves them in float, or gives activations 16 bits, which are 48
+decibels more, where the target computes with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from graphopt.errors import BudgetError
 from graphopt.ir.graph import Graph, sweep
 from graphopt.passes.quantize.grid import Grid
 from graphopt.passes.quantize.pairs import add_grid, add_pair, pairs
-from graphopt.passes.quantize.rounder import Float, Rounder
+from graphopt.passes.quantize.rounder import Rounder, Spared
 from graphopt.passes.quantize.signal import Signal, worst
 
 
@@ -35,13 +36,16 @@ class Effect:
     sqnr: float
 
 
-def effects(graph: Graph, rounded: Graph, signal: Signal) -> list[Effect]:
+def effects(
+    graph: Graph, rounded: Graph, signal: Signal, *, only: Collection[str] | None = None
+) -> list[Effect]:
     """The effect of every pair of a rounded graph, the worst first.
 
     Args:
         graph: the float network.
         rounded: it, with QuantizeLinear/DequantizeLinear pairs; both are left as they are.
         signal: the outputs of the float network on the images to measure with.
+        only: names of the tensors to look at; all when left out.
     """
     from graphopt.runtime.run import open_graph
 
@@ -50,6 +54,8 @@ def effects(graph: Graph, rounded: Graph, signal: Signal) -> list[Effect]:
     for pair in pairs(rounded):
         # What is rounded as an output has handed on its name.
         name = pair.result.name if pair.result.name in names else pair.source.name
+        if only is not None and name not in only:
+            continue
         readers = [n.name for n in pair.result.outputs]
         alone = _with_only(graph, name, readers, pair.grid)
         kept = worst(signal.of(open_graph(alone)))
@@ -66,57 +72,104 @@ def _with_only(graph: Graph, name: str, readers: list[str], grid: Grid) -> Graph
     return twin
 
 
-def below(found: Iterable[Effect], floor: float) -> Float:
-    """What alone leaves less than `floor` decibels of the outputs."""
-    return _left_out(e for e in found if e.sqnr < floor)
+def below(
+    rounder: Rounder,
+    left: Spared,
+    found: Sequence[Effect],
+    signal: Signal,
+    floor: float,
+    *,
+    wide: bool = False,
+) -> Spared:
+    """What is spared because alone it leaves less than `floor` decibels of the outputs.
+
+    Args:
+        rounder: of the float graph.
+        left: what is spared anyhow.
+        found: the effects.
+        signal: the outputs of the float network on the images to measure with.
+        floor: in decibels.
+        wide: activations get 16 bits, and stay in float only where these are too few as well.
+    """
+    poor = [e for e in found if e.sqnr < floor]
+    if not wide:
+        return _left_out(poor)
+    widened = _widened(poor)
+    if not widened.wide:
+        return _left_out(poor)
+    again = effects(rounder.graph, rounder.rounded(left | widened), signal, only=widened.wide)
+    out = _left_out([e for e in poor if e.is_weight] + [e for e in again if e.sqnr < floor])
+    return Spared(out.nodes, out.tensors, widened.wide - out.tensors)
 
 
 def fewest(
     rounder: Rounder,
-    left: Float,
-    found: list[Effect],
+    left: Spared,
+    found: Sequence[Effect],
     drop: Callable[[Graph], float],
     limit: float,
-) -> Float:
-    """The fewest of the worst roundings to leave out so that `drop` stays within `limit`.
+    *,
+    wide: bool = False,
+) -> Spared:
+    """The fewest of the worst roundings to spare so that `drop` stays within `limit`.
 
-    Found by bisection over how many of them are left out, in the order of their effects.
+    Found by bisection over how many of them are left out, in the order of their effects. With `wide`
+    the fewest stay in float with all others in 16 bits (none, mostly), and of these the fewest have 16
+    bits: float is for what rounded weights alone cost.
 
     Args:
         rounder: of the float graph.
-        left: what stays in float anyhow.
+        left: what is spared anyhow.
         found: the effects, the worst first.
         drop: by how many points a graph is worse than the float network.
         limit: how many points may be lost.
+        wide: activations may have 16 bits.
 
     Raises:
         BudgetError: the network is worse than that although nothing is rounded.
     """
 
-    def tried(count: int) -> Float:
-        return left | _left_out(found[:count])
+    def lost(more: Spared) -> float:
+        return drop(rounder.rounded(left | more))
 
-    few, many = -1, len(found)  # `few` is too few
-    if drop(rounder.rounded(tried(0))) <= limit:
-        return tried(0)
-    few = 0
-    lost = drop(rounder.rounded(tried(many)))
-    if lost > limit:
+    def first(ways: Sequence[Spared], bad: int) -> Spared:
+        """The first within the limit; `bad` is none, and the last is one."""
+        good = len(ways) - 1
+        while good - bad > 1:
+            middle = (bad + good) // 2
+            if lost(ways[middle]) <= limit:
+                good = middle
+            else:
+                bad = middle
+        return ways[good]
+
+    if lost(Spared()) <= limit:
+        return left
+    widths = [_widened(found[:k]) for k in range(len(found) + 1)] if wide else [Spared()]
+    if wide and lost(widths[-1]) <= limit:
+        return left | first(_different(widths), 0)
+    able = rounder.place(left | widths[-1]).widened()
+    costly = [e for e in found if e.is_weight or e.tensor not in able]
+    ways = [_left_out(costly[:k]) | widths[-1] for k in range(len(costly) + 1)]
+    if (least := lost(ways[-1])) > limit:
         raise BudgetError(
-            f"{lost:.2f} points are lost with everything in float, and {limit:g} are allowed"
+            f"{least:.2f} points are lost with everything in float, and {limit:g} are allowed"
         )
-    while many - few > 1:
-        middle = (few + many) // 2
-        if drop(rounder.rounded(tried(middle))) <= limit:
-            many = middle
-        else:
-            few = middle
-    return tried(many)
+    out = replace(first(ways, 0), wide=frozenset())
+    return left | first(_different([out | w for w in widths]), -1)
 
 
-def _left_out(found: Iterable[Effect]) -> Float:
+def _different(ways: Iterable[Spared]) -> list[Spared]:
+    return list(dict.fromkeys(ways))
+
+
+def _widened(found: Iterable[Effect]) -> Spared:
+    return Spared(wide=frozenset(e.tensor for e in found if not e.is_weight))
+
+
+def _left_out(found: Iterable[Effect]) -> Spared:
     chosen = list(found)
-    return Float(
+    return Spared(
         nodes=frozenset(n for e in chosen if e.is_weight for n in e.nodes),
         tensors=frozenset(e.tensor for e in chosen if not e.is_weight),
     )

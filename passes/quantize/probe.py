@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphopt.errors import UsageError
+from graphopt.data import some
 from graphopt.ir.graph import Graph, Tensor, add_constant, add_node, rank_of, sweep
 from graphopt.oracle import errors_of
 from graphopt.runtime.run import Feeds, open_graph
@@ -39,13 +39,9 @@ def probed(
     twin.outputs = results
     sweep(twin)
     runner = open_graph(twin)
-    empty = True
-    for feeds in data:
-        empty = False
+    for feeds in some(data):
         found = runner.run(feeds)
         yield [found[t.name] for t in results]
-    if empty:
-        raise UsageError("there are no calibration images to measure activations on")
 
 
 def largest_magnitude(graph: Graph, tensor: Tensor) -> Tensor:

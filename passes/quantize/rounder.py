@@ -5,20 +5,20 @@ Calibration is done once; which tensors and nodes are left in float can be varie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from graphopt.data import Data
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, is_op, nodes_of, sweep
-from graphopt.passes.quantize.grid import Grid, channel_grid, grid_for
+from graphopt.passes.quantize.grid import Grid, Kind, channel_grid, grid_for
 from graphopt.passes.quantize.observe import Observed, observe, range_of
 from graphopt.passes.quantize.observe.calibrate import default_cache
 from graphopt.passes.quantize.observe.curves import curve_behind
 from graphopt.passes.quantize.pairs import GridTensors, add_grid, add_pair
 from graphopt.passes.quantize.placement import PRODUCTS, Placement, place, weight_axis
-from graphopt.passes.quantize.rules import Rules
+from graphopt.passes.quantize.rules import Rules, wide_kind
 
 _LARGEST_BIAS = 2.0**30  # in steps of s_x s_w: half of what int32 holds, the rest is for sums
 _WORTH_STORING = 0.01  # of all weights
@@ -39,36 +39,46 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Float:
-    """What is left in float although the target could compute it in integers.
+class Spared:
+    """What is spared the target's usual integers although it could have them.
 
     Attributes:
-        nodes: names, operators or globs.
+        nodes: names, operators or globs of nodes that stay in float.
         tensors: names of tensors that are never carried as integers.
+        wide: names of tensors that are carried in 16 bits, where they are.
     """
 
-    nodes: frozenset[str] = field(default_factory=frozenset)
-    tensors: frozenset[str] = field(default_factory=frozenset)
+    nodes: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
-    def __or__(self, other: Float) -> Float:
-        return Float(self.nodes | other.nodes, self.tensors | other.tensors)
+    def __or__(self, other: Spared) -> Spared:
+        return Spared(
+            self.nodes | other.nodes, self.tensors | other.tensors, self.wide | other.wide
+        )
 
 
 class Rounder:
-    """A float graph, calibrated; `rounded` copies of it differ in what stays in float."""
+    """A float graph, calibrated; `rounded` copies of it differ in what is spared."""
 
     def __init__(self, graph: Graph, data: Data, settings: Settings) -> None:
         """Nothing is measured yet; `graph` is not edited and must not be, while this is in use."""
         self.graph, self.data, self.settings = graph, data, settings
         self.observed = Observed({}, 0)
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._ranges: dict[tuple[str, Kind], tuple[float, float]] = {}
+        self._placed: dict[Spared, Placement] = {}
 
-    def place(self, left: Float) -> Placement:
-        """Where integers are, with ranges known for every tensor there.
+    def place(self, left: Spared) -> Placement:
+        """Where integers are, with ranges known for every tensor there; found out once.
 
         Raises:
             UnsupportedError, UsageError: see `placement.place` and `observe`.
         """
+        if left not in self._placed:
+            self._placed[left] = self._place(left)
+        return self._placed[left]
+
+    def _place(self, left: Spared) -> Placement:
         without = set(left.tensors)
         while True:
             placement = place(
@@ -84,10 +94,17 @@ class Rounder:
                 self.observed = observe(self.graph, list(placement.carried), self.data, cache=cache)
             bad = set(self.observed.not_finite()) & set(placement.carried)
             if not bad:
-                return placement
+                return replace(placement, wide=self._wide(placement, left.wide))
             without |= bad  # NaN and infinities are on no grid
 
-    def rounded(self, left: Float) -> Graph:
+    def _wide(self, placement: Placement, wanted: frozenset[str]) -> frozenset[int]:
+        """The grids that get 16 bits: those of the tensors wanted that all their readers can read so."""
+        carried = placement.carried
+        narrow = [n for n in placement.nodes if not is_op(n, *self.settings.rules.wide)]
+        kept = {carried[t.name] for n in narrow for t in n.inputs if t.name in carried}
+        return frozenset(carried[name] for name in wanted if name in carried) - kept
+
+    def rounded(self, left: Spared) -> Graph:
         """A rounded copy of the graph."""
         twin = self.graph.copy()
         self.apply(twin, self.place(left))
@@ -111,28 +128,33 @@ class Rounder:
         """The grid of every group: the hull of the ranges of its tensors."""
         ranges: dict[int, list[tuple[float, float]]] = {}
         tensors = self.graph.tensors()
+        kinds = {k: self._kind(placement, k) for k in placement.carried.values()}
         for name, number in placement.carried.items():
-            if name not in self._ranges:
-                self._ranges[name] = self._range(tensors[name])
-            ranges.setdefault(number, []).append(self._ranges[name])
-        return {number: self._grid(found) for number, found in ranges.items()}
+            what = name, kinds[number]
+            if what not in self._ranges:
+                self._ranges[what] = self._range(tensors[name], kinds[number])
+            ranges.setdefault(number, []).append(self._ranges[what])
+        return {number: self._grid(found, kinds[number]) for number, found in ranges.items()}
 
-    def _range(self, tensor: Tensor) -> tuple[float, float]:
+    def _kind(self, placement: Placement, number: int) -> Kind:
         rules = self.settings.rules
+        return wide_kind(rules) if number in placement.wide else rules.activation_kind
+
+    def _range(self, tensor: Tensor, kind: Kind) -> tuple[float, float]:
         return range_of(
             self.settings.method,
             self.observed.histograms[tensor.name],
-            rules.activation_kind,
-            symmetric=rules.symmetric,
+            kind,
+            symmetric=self.settings.rules.symmetric,
             percentile=self.settings.percentile,
             curve=curve_behind(self.graph, tensor),
         )
 
-    def _grid(self, ranges: list[tuple[float, float]]) -> Grid:
+    def _grid(self, ranges: list[tuple[float, float]], kind: Kind) -> Grid:
         return grid_for(
             min(low for low, _ in ranges),
             max(high for _, high in ranges),
-            self.settings.rules.activation_kind,
+            kind,
             symmetric=self.settings.rules.symmetric,
             power_of_two=self.settings.power_of_two,
         )

@@ -45,6 +45,10 @@ class RoundingVariables(nn.Module):
         """The weight for some h."""
         return (self.below + up).clamp(self.low, self.high) * self.scale
 
+    def forward(self) -> Tensor:
+        """The weight as it stands."""
+        return self.weight(self.up())
+
     def integers(self) -> Tensor:
         """The integers that h has been driven to."""
         return (self.below + (self.up() >= 0.5)).clamp(self.low, self.high)
@@ -55,6 +59,19 @@ def undecided(up: Tensor, progress: float) -> Tensor:
     first, last = _BETA
     beta = last + 0.5 * (first - last) * (1 + math.cos(math.pi * progress))
     return (1 - (2 * up - 1).abs().pow(beta)).sum()
+
+
+def pull(variables: Sequence[RoundingVariables], done: float) -> Tensor:
+    """How undecided some weights are, for the loss; 0 in the first of the iterations.
+
+    Args:
+        variables: of the weights.
+        done: the share of the iterations that is over.
+    """
+    if done < _WARM:
+        return torch.zeros(())
+    past = (done - _WARM) / (1 - _WARM)
+    return torch.stack([undecided(v.up(), past) for v in variables]).sum()
 
 
 @dataclass(frozen=True)
@@ -134,11 +151,8 @@ def fit(
     optimizer = torch.optim.Adam(variables.parameters(), lr=rate)
     for step in range(iterations):
         parts = [_part(p.seen, step) for p in problems]
-        up = variables.up()
-        loss = total(variables.weight(up), parts) / unit
-        progress = step / iterations
-        if progress >= _WARM:
-            loss = loss + strength * undecided(up, (progress - _WARM) / (1 - _WARM))
+        loss = total(variables(), parts) / unit
+        loss = loss + strength * pull([variables], step / iterations)
         optimizer.zero_grad()
         torch.autograd.backward([loss])
         optimizer.step()

@@ -23,6 +23,7 @@ _MOVES = frozenset(
         *("DepthToSpace", "Resize", "Gather", "Split", "Identity"),
     )
 )
+_WIDE = 16  # bits
 _ACTIVATIONS = frozenset(
     (
         *("Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish"),
@@ -47,6 +48,7 @@ class Rules:
         moves: operators that pass integers on: their result has the grid of what they read.
         fused: activations computed before the result is rounded, so that only one rounding is left.
         shared: arithmetic whose operands and result have one grid, which makes it a copy.
+        wide: operators that also have kernels for activations of 16 bits, weights as they are.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Rules:
     moves: frozenset[str] = _MOVES
     fused: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
+    wide: frozenset[str] = frozenset()
 
     @property
     def activation_kind(self) -> Kind:
@@ -99,6 +102,13 @@ _OWN = Rules(
     fused=_ACTIVATIONS,
     # The producers write into the joined tensor's buffer: nothing is left to compute.
     shared=frozenset(("Concat",)),
+    # smlal multiplies halfwords as well; what is looked up in tables has 8 bits.
+    wide=frozenset(
+        (
+            *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat"),
+            *("AveragePool", "GlobalAveragePool", "SpaceToDepth", *_MOVES),
+        )
+    ),
 )
 
 RULES = {
@@ -151,6 +161,25 @@ def with_kinds(rules: Rules, activation: str | None, weight: str | None) -> Rule
     if weight is not None and not KINDS[weight].signed:
         raise UsageError(f"weights are signed (symmetric around 0), not {weight}")
     return replace(rules, activation=activation or rules.activation, weight=weight or rules.weight)
+
+
+def wide_kind(rules: Rules) -> Kind:
+    """The type of the activations that are given 16 bits.
+
+    Raises:
+        UsageError: the target has no kernels for them, or they all have 16 bits.
+    """
+    kind = rules.activation_kind
+    if kind.bits >= _WIDE:
+        raise UsageError(f"activations are {kind.name} already: leave out fallback=int16")
+    found = KINDS[f"{'' if kind.signed else 'u'}int{_WIDE}"]
+    if not rules.wide:
+        able = ", ".join(r.name for r in RULES.values() if r.wide)
+        raise UsageError(
+            f"{rules.name} has no kernels for {found.name} activations and would compute them in float: "
+            f"take fallback=float, or a target that has some ({able})"
+        )
+    return found
 
 
 # --- one node -------------------------------------------------------------------------------------

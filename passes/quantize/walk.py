@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import UsageError
+from graphopt.data import some
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, is_op, outer_inputs, producer, sweep
 from graphopt.runtime.run import Feeds, open_graph
 
@@ -52,9 +52,7 @@ class Walk:
         self._stops = [list(s) for s in stops]
         self._memory = memory
         self._done: set[str] = set()  # names of nodes that have been run
-        self._held: list[dict[str, Array]] = [dict(feeds) for feeds in data]
-        if not self._held:
-            raise UsageError("there are no calibration images to measure activations on")
+        self._held: list[dict[str, Array]] = [dict(feeds) for feeds in some(data)]
 
     @property
     def batches(self) -> int:

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 
 from graphopt.errors import BudgetError, GraphoptError, UnsupportedError, UsageError
 from graphopt.ir.graph import Graph, nodes_of
+from graphopt.passes.quantize import rounder
 from graphopt.passes.quantize.pairs import pairs, rounded_input
+from graphopt.passes.quantize.placement import place
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,8,8] x) => (float[N,4,8,8] y)
@@ -133,7 +135,7 @@ def test_large_biases_get_a_grid_they_fit_on() -> None:
 # --- what stays in float --------------------------------------------------------------------------
 
 
-def test_what_a_rounding_alone_destroys_stays_in_float() -> None:
+def unequal() -> Graph:
     """One channel a thousand times as large as the others, which all the next layer looks at."""
     graph = graph_from(NETWORK)
     weight = graph.nodes[0].inputs[1].values.copy()
@@ -142,6 +144,11 @@ def test_what_a_rounding_alone_destroys_stays_in_float() -> None:
     after = graph.nodes[2].inputs[1].values.copy()
     after[0] /= 3e6
     graph.nodes[2].inputs[1].values = after
+    return graph
+
+
+def test_what_a_rounding_alone_destroys_stays_in_float() -> None:
+    graph = unequal()
     poor, good = rounded(graph), rounded(graph, floor=15)
     assert poor.result.facts["quantization"]["sqnr"]["y"] < 10
     assert good.result.facts["quantization"]["sqnr"]["y"] > 25
@@ -169,6 +176,137 @@ def test_a_drop_no_precision_can_undo_is_a_missed_budget() -> None:
         rounded(max_drop=0.5, drop=lambda _: 3.0)
     with pytest.raises(UsageError, match="needs drop="):
         rounded(max_drop=0.5)
+
+
+# --- 16 bits instead of float ---------------------------------------------------------------------
+
+
+def kinds(graph: Graph, *, weights: bool = False) -> Counter[str]:
+    return Counter(p.grid.kind.name for p in pairs(graph) if p.is_weight is weights)
+
+
+@pytest.mark.parametrize(("target", "wide"), [("a57", "int16"), ("a76", "int16")])
+def test_what_a_rounding_alone_destroys_gets_16_bits(target: str, wide: str) -> None:
+    made = rounded(unequal(), floor=15, target=target, fallback="int16")
+    assert kinds(made.graph) == {"int8": 3, wide: 1}
+    assert kinds(made.graph, weights=True) == {"int8": 3}
+    found = made.result.facts["quantization"]
+    assert found["grids"]["r"]["type"] == wide
+    assert found["sqnr"]["y"] > 25
+    assert found["products"] == [3, 3]
+    assert [e["tensor"] for e in found["effects"] if e["wide"]] == ["r"]
+    assert not any(e["float"] for e in found["effects"])
+    assert not made.result.refusals
+    assert made.graph.opset == 21
+    notes = [n.what for n in made.result.rewrites]
+    assert sorted(notes) == ["computes in integers", *["computes in integers, 'r' in 16 bits"] * 2]
+
+
+def test_16_bits_of_an_unsigned_type_are_unsigned() -> None:
+    options = {"floor": 15, "target": "a57", "activation": "uint8", "fallback": "int16"}
+    assert kinds(rounded(unequal(), **options).graph) == {"uint8": 3, "uint16": 1}
+
+
+def test_without_need_nothing_gets_16_bits() -> None:
+    usual, made = (rounded(floor=15, target="a57", fallback=f) for f in ("float", "int16"))
+    assert made.text == usual.text
+    assert made.graph.opset == 20
+
+
+def test_a_weight_that_costs_too_much_stays_in_float() -> None:
+    """Its 4 bits do; 16 for what it reads would change nothing."""
+    graph = graph_from(NETWORK)
+    weight = graph.nodes[0].inputs[1].values.copy()
+    weight[:, 0, 0, 0] = 50  # the same in every channel, and next to nothing of the rest is left
+    graph.nodes[0].inputs[1].values = weight
+    for node in nodes_of(graph, "Conv"):
+        node.inputs[2].values = np.zeros_like(node.inputs[2].values)
+    data = images(3, 8, 8)
+    for batch in data:
+        batch[:, 0] = 0
+    options = {"floor": 10, "target": "a57", "fallback": "int16", "weight": "int4", "data": data}
+    made = rounded(graph, **options)
+    assert rounded_input(next(nodes_of(made.graph, "Conv")), 1) is None
+    assert kinds(made.graph, weights=True) == {"int4": 2}
+    assert set(kinds(made.graph)) == {"int8"}
+
+
+def test_weights_that_cost_too_much_stay_in_float_beside_16_bits() -> None:
+    """The result of the first product needs 16 bits, and no weight of 4 bits keeps 40 dB."""
+    options = {"floor": 40, "target": "a57", "fallback": "int16", "weight": "int4"}
+    assert not list(pairs(rounded(unequal(), **options).graph))
+
+
+def test_what_a_table_reads_has_no_16_bits() -> None:
+    text = """(float[N,3,8,8] x) => (float[N,4,8,8] y)
+        <float[8,3,1,1] w, float[8,3,1,1] v, float[4,8,1,1] u>
+        { a = Conv (x, w)  b = Conv (x, v)  s = Add (a, b)  t = Sigmoid (s)  m = Add (s, t)
+          y = Conv (m, u) }"""
+    made = rounded(text, floor=60, weight="int16", target="a57", fallback="int16")
+    found = {e["tensor"]: e for e in made.result.facts["quantization"]["effects"]}
+    assert found["x"]["wide"]
+    assert found["s"]["float"]
+    assert not found["s"]["wide"]
+
+
+def test_the_fewest_get_16_bits_to_keep_a_metric() -> None:
+    """The metric here is the number of tensors on 8 bits, weights apart: two may be left."""
+    asked: list[int] = []
+
+    def drop(graph: Graph) -> float:
+        asked.append(kinds(graph)["int8"])
+        return asked[-1]
+
+    options = {"drop": drop, "target": "a57", "fallback": "int16"}
+    made = rounded(max_drop=2.0, **options)
+    assert kinds(made.graph) == {"int8": 2, "int16": 2}
+    assert kinds(made.graph, weights=True) == {"int8": 3}
+    worst = [e for e in made.result.facts["quantization"]["effects"] if not e["is_weight"]]
+    assert [e["wide"] for e in worst] == [True, True, False, False]
+    assert len(asked) <= 5
+    assert kinds(rounded(max_drop=4.0, **options).graph) == {"int8": 4}
+
+
+def test_float_is_for_what_16_bits_do_not_mend() -> None:
+    """Here a rounded weight costs 10 points, a tensor on 8 bits one: of three weights one may be left."""
+
+    def drop(graph: Graph) -> float:
+        return 10.0 * sum(kinds(graph, weights=True).values()) + kinds(graph)["int8"]
+
+    options = {"drop": drop, "target": "a57", "fallback": "int16"}
+    made = rounded(max_drop=11.0, **options)
+    assert kinds(made.graph, weights=True) == {"int8": 1}
+    assert kinds(made.graph) == {"int8": 1, "int16": 1}
+    with pytest.raises(BudgetError, match=r"3\.00 points are lost with everything in float"):
+        rounded(max_drop=0.5, **{**options, "drop": lambda _: 3.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fallback": "int16"}, r"onnxruntime has no kernels for uint16 .* fallback=float, .*a57"),
+        ({"fallback": "int16", "target": "tensorrt"}, "tensorrt has no kernels for int16"),
+        ({"fallback": "int16", "target": "a57", "activation": "int16"}, "are int16 already"),
+        ({"fallback": "int61"}, "no fallback is called 'int61'; did you mean int16"),
+    ],
+)
+def test_16_bits_that_nobody_has_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rounded(**options)
+
+
+def test_the_placement_is_found_out_once_for_every_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        return place(*arguments, **options)
+
+    monkeypatch.setattr(rounder, "place", counted)
+    rounded(floor=15)
+    assert len(asked) == 1
+    rounded(unequal(), floor=15)
+    assert len(asked) == 3
 
 
 def test_compress_stores_large_weights_of_float_products_too() -> None:

@@ -10,7 +10,13 @@ write_back(view, graph)                    # weights, scales and zero points, re
 
 from graphopt.passes.quantize.learn.grids import LearnedGrid, ObservedGrid
 from graphopt.passes.quantize.learn.timing import Timing
-from graphopt.passes.quantize.learn.view import SCALES, grids_of, learn_grids, write_back
+from graphopt.passes.quantize.learn.view import (
+    SCALES,
+    grids_of,
+    learn_grids,
+    learn_scales,
+    write_back,
+)
 
 __all__ = [
     "SCALES",
@@ -19,5 +25,6 @@ __all__ = [
     "Timing",
     "grids_of",
     "learn_grids",
+    "learn_scales",
     "write_back",
 ]

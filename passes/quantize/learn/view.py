@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import fx, nn
@@ -61,6 +63,28 @@ def learn_grids(
     if gated:
         rewiring.gate(list(pairs(graph)))
     rewiring.finish()
+
+
+def learn_scales(
+    view: fx.GraphModule, graph: Graph, example: tuple[torch.Tensor, ...], names: Collection[str]
+) -> dict[str, LearnedGrid]:
+    """Makes some scales of a view trainable, in place, and leaves all else as it is.
+
+    Args:
+        view: made of `graph` by `to_fx`.
+        graph: with pairs, in part or as a whole.
+        example: inputs of the view; it runs once on them.
+        names: of the constants that hold the scales.
+
+    Returns:
+        Their grids by the constants' names.
+    """
+    found = [s for s in shared_grids(graph) if s.scale.name in names]
+    if found:
+        rewiring = Rewiring(view, found)
+        rewiring.learn(_counts(view, found, example), offsets=False)
+        rewiring.finish()
+    return {n: g for n, g in grids_of(view).items() if isinstance(g, LearnedGrid)}
 
 
 def write_back(view: nn.Module, graph: Graph) -> list[str]:

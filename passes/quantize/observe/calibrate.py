@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.data import Feeds
-from graphopt.errors import UsageError
+from graphopt.data import Feeds, some
 from graphopt.ir.graph import Constant, Graph, sweep
 from graphopt.passes.quantize.observe.histogram import BINS, Histogram
 from graphopt.runtime.run import OrtRunner, open_graph
@@ -71,7 +70,7 @@ def observe(
         return known
     found = Observed({n: Histogram() for n in names}, 0)
     probes: list[OrtRunner] | None = None
-    for feeds in data:
+    for feeds in some(data):
         probes = probes or _probes(graph, names, feeds, memory)
         found.batches += 1
         for name in names:
@@ -80,8 +79,6 @@ def observe(
         for probe in probes:
             for name, values in probe.run(feeds).items():
                 found.histograms[name].add(values)
-    if not found.batches:
-        raise UsageError("there are no calibration images to measure activations on")
     if file is not None:
         _write(file, found)
     return found

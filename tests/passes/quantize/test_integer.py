@@ -444,6 +444,36 @@ def test_matrix_products_with_a_folded_zero_point() -> None:
     )
 
 
+@pytest.mark.parametrize("wide", ["int16", "uint16"])
+def test_16_bits_and_8_bits_mix_as_the_rules_of_our_kernels_have_it(wide: str) -> None:
+    """What 16 bits are read by gives a result on 8 bits that is the real one rounded, and the reverse."""
+    rng = np.random.default_rng(0)
+
+    def held(kind: str, *shape: int) -> Integers:
+        low, high = KINDS[kind].low, KINDS[kind].high
+        on = grid(kind, 4 / (high - low), (low + high) // 2)
+        return on_grid(rng.uniform(-2, 2, shape).astype(np.float32), on)
+
+    a, b = held(wide, 2, 4, 6, 6), held("int8", 2, 4, 6, 6)
+    weight = Integers(
+        rng.integers(-127, 128, (3, 4, 1, 1)).astype(np.int8), grid("int8", np.full(3, 0.01), 0, 0)
+    )
+    product = np.einsum("nchw,oc->nohw", a.real(), weight.real()[:, :, 0, 0])
+    pooled = a.real().reshape(2, 4, 3, 2, 3, 2)
+    for kind in ("int8", wide):
+        low, high = KINDS[kind].low, KINDS[kind].high
+        on = grid(kind, 24 / (high - low), (low + high) // 2)
+        for found, expected in (
+            (conv2d(a, weight, on), product),
+            (add(a, b, on), a.real() + b.real()),
+            (mul(b, a, on), a.real() * b.real()),
+            (concat([a, b], on, axis=1), np.concatenate([a.real(), b.real()], 1)),
+            (average_pool(a, on, kernel=(2, 2), strides=(2, 2)), pooled.mean((3, 5))),
+            (global_average_pool(a, on), a.real().mean((2, 3), keepdims=True)),
+        ):
+            assert np.abs(found.real() - expected).max() <= 0.51 * float(on.scale) + 1e-5
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 

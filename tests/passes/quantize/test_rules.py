@@ -11,6 +11,7 @@ import pytest
 from conftest import graph_from, run_pass
 
 from graphopt.ir.proto import to_proto
+from graphopt.passes.quantize.rules import RULES
 
 BLOCKS = {
     "Conv": "b = Conv (a, v)",
@@ -53,6 +54,22 @@ def test_what_is_quantized_is_computed_in_integers(op: str, tmp_path: Path) -> N
     found = _optimized(run_pass("quantize-constants", made).graph, tmp_path / "o.onnx")
     assert found.count("QuantizeLinear") == 1, found
     assert found.count("DequantizeLinear") == 1, found
+
+
+@pytest.mark.parametrize(("activation", "fused"), [("uint8", True), ("uint16", False)])
+def test_16_bits_have_no_kernels_in_onnx_runtime(
+    activation: str, fused: bool, tmp_path: Path
+) -> None:
+    """Which is why `fallback=int16` is refused for it."""
+    text = """(float[2,8,8,8] x) => (float[2,8,8,8] y) <float[8,8,1,1] w, float[8,8,1,1] v>
+        { a = Conv (x, w)  b = Conv (a, v)  c = Add (a, b)  y = Conv (c, w) }"""
+    data = [np.random.default_rng(0).standard_normal((2, 8, 8, 8)).astype(np.float32)]
+    options = {"first": True, "last": True, "floor": 0, "cache": False, "activation": activation}
+    made = run_pass("insert-fake-quant", graph_from(text), data=data, **options).graph
+    found = _optimized(run_pass("quantize-constants", made).graph, tmp_path / "o.onnx")
+    assert ("QLinearConv" in found, "QLinearAdd" in found) == (fused, fused)
+    assert ("Conv" in found) is not fused
+    assert not RULES["onnxruntime"].wide
 
 
 def _optimized(graph: object, path: Path) -> list[str]:
