@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def compile_file(
         VerificationError: the bundle computes something else; nothing is written.
     """
     notes: list[str] = []
-    precision = _checked_precision(target, precision, notes)
+    used = _checked_precision(target, precision)
     tools = toolchain_for(target, abi, use=toolchain)
     check_place(folder, replace=replace)
     clock = _Clock(progress)
@@ -103,13 +103,14 @@ def compile_file(
     fix_sizes(graph, sizes)
     clock.enter("running the reference")
     oracle = _reference(graph, source)
-    judge = _Judge(target, tools, graph, oracle, verify, TOLERANCE[precision])
+    judge = _Judge(target, tools, graph, oracle, verify, TOLERANCE[used])
     if optimize:
         clock.enter("optimizing")
         graph = _run(default_passes(), graph, oracle, source, notes)
     clock.enter("lowering")
     graph = _run([pass_class(n)() for n in LOWERING], graph, oracle, source, notes)
-    compiled = compile_graph(graph, target, precision=precision)
+    compiled = compile_graph(graph, target, precision=used)
+    notes += _about_precision(compiled, precision)
     del graph
     release()
     clock.enter("generating code")
@@ -136,19 +137,24 @@ def compile_file(
     )
 
 
-def _checked_precision(target: Target, wanted: str | None, notes: list[str]) -> str:
+def _checked_precision(target: Target, wanted: str | None) -> str:
     if target.gpu is not None:
         raise UsageError(f"{target.name}: networks for GPUs are not built yet; compile for its CPU")
     if wanted is None:
-        best = target.default_precision
-        if best != "float32":
-            notes.append(f"compiled in float32; --precision {best} suits {target.name} best")
         return "float32"
     if target.precision(wanted) not in TOLERANCE:
         raise UsageError(
             f"{wanted} is what a network is quantized to: `graphopt quantize` first, and compile that"
         )
     return wanted
+
+
+def _about_precision(compiled: Compiled, wanted: str | None) -> Iterator[str]:
+    made, best = compiled.precision, compiled.target.default_precision
+    if wanted is not None and wanted != made:
+        yield f"computed in {made}: what is not quantized of a quantized network is never in {wanted}"
+    if wanted is None and made == "float32" != best:
+        yield f"compiled in float32; --precision {best} suits {compiled.target.name} best"
 
 
 def _reference(graph: Graph, source: Path) -> Oracle:

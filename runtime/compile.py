@@ -29,11 +29,13 @@ class Compiled:
     """A network for one target.
 
     Attributes:
+        precision: what it is computed in: float32, float16, or int8 and float32.
         symbols: the name of the C function of every kernel.
     """
 
     target: Target
     machine: Machine
+    precision: str
     program: Program
     arena: Arena
     symbols: Mapping[Kernel, str]
@@ -66,10 +68,12 @@ def compile_graph(
     """
     own = graph.copy()
     fix_sizes(own, sizes)
-    if has_integers(own):
+    quantized = has_integers(own)
+    if quantized:
         precision = "float32"
     machine = machine_of(target, precision)
     program = Lowering(own, machine, machine_of(target)).run()
     kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])
     symbols = {kernel: f"graphopt_kernel_{i}" for i, kernel in enumerate(kernels)}
-    return Compiled(target, machine, program, plan(program), symbols)
+    name = f"int8 and {precision}" if quantized else precision
+    return Compiled(target, machine, name, program, plan(program), symbols)

@@ -16,6 +16,7 @@ from test_bad_input import fails, run
 import graphopt
 from graphopt.compile import compile_file
 from graphopt.errors import UnsupportedError, UsageError, VerificationError
+from graphopt.frontends.onnx_file import save
 from graphopt.oracle import error_of
 from graphopt.runtime.run import open_file
 from graphopt.runtime.targets import target
@@ -111,6 +112,31 @@ def test_half_precision(model: Path) -> None:
     plain = compile_file(model, model.with_name("f"), target=board, sizes=sizes)
     assert plain.notes == ("compiled in float32; --precision float16 suits kirin990 best",)
     assert plain.manifest["memory"]["weights"] > made.manifest["memory"]["weights"]
+
+
+def test_a_quantized_network(tmp_path: Path) -> None:
+    """Integers are integers whatever floats should be, and that is said."""
+    need("cc")
+    graph = graph_from(
+        """(float[1,16,6,6] x) => (float[1,16,6,6] y) <float s = {0.05}, int8 z = {3}, int8[16,16,3,3] w, float[16] v, int8[16] n>
+        { q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  f = DequantizeLinear <axis = 0> (w, v, n)
+          c = Conv <pads = [1,1,1,1]> (d, f)  r = QuantizeLinear (c, s, z)  y = DequantizeLinear (r, s, z) }"""
+    )
+    rng = np.random.default_rng(0)
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if tensor.name == "w":
+                tensor.values = rng.integers(-127, 128, (16, 16, 3, 3)).astype(np.int8)
+            if tensor.name == "v":
+                tensor.values = np.full(16, 0.002, np.float32)
+            if tensor.name == "n":
+                tensor.values = np.zeros(16, np.int8)
+    path = tmp_path / "q.onnx"
+    save(graph, path)
+    made = compile_file(path, tmp_path / "q", target=target("host"))
+    assert (made.manifest["precision"], made.notes) == ("int8 and float32", ())
+    assert made.error == 0
+    assert made.manifest["memory"]["weights"] < 4096
 
 
 def test_large_networks_are_not_emulated_unasked(

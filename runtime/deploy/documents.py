@@ -47,7 +47,7 @@ def manifest(
         "abi": tools.abi.name,
         "triple": tools.abi.triple,
         "libc": f"{tools.abi.libc} {tools.abi.version}".strip(),
-        "precision": compiled.machine.dtype,
+        "precision": compiled.precision,
         "versions": {
             "graphopt": version("graphopt"),
             "apache-tvm": version("apache-tvm"),
