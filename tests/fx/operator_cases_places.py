@@ -57,6 +57,7 @@ _SHAPES = [
     ),
     case("SpaceToDepth", normal(2, 3, 4, 6), blocksize=2),
     case("Split", normal(7, 3), num_outputs=3, outputs=3),
+    case("Split", normal(9, 3), num_outputs=4, outputs=4),  # the last piece is empty
     case("Split", normal(6, 3), num_outputs=2, outputs=2),
     case("Split", normal(3, 7), const([2, 0, 5]), axis=-1, outputs=3),
     case("Split", normal(3, 7), np.array([3, 4]), axis=1, outputs=2),

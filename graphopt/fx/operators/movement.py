@@ -61,11 +61,12 @@ def split(
     num_outputs: int | None = None,
     outputs: int,
 ) -> Sequence[Tensor]:
-    """In pieces of the given lengths, or of equal lengths (the last may be shorter)."""
+    """In pieces of the given lengths, or of equal lengths (the last may be shorter, even empty)."""
     if split is not None:
         return data.split(ints(split), axis)
-    each = -(-data.shape[axis] // (num_outputs or outputs))
-    return data.split(each, axis)
+    size, count = data.shape[axis], num_outputs or outputs
+    each = -(-size // count)
+    return data.split([max(0, min(each, size - k * each)) for k in range(count)], axis)
 
 
 def slice_(
