@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.runtime.kernels.accumulate import accumulate
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
     Array,
@@ -29,9 +30,6 @@ from graphopt.runtime.kernels.simd import (
     repeat,
     when,
 )
-
-# Lanes of one channel block that are written out where single values are loaded.
-_UNROLLED = 4
 
 
 @dataclass(frozen=True)
@@ -158,47 +156,7 @@ class DirectConv:
             at_weight = let(
                 (tile * self.depth + c) * taps + (u * wide + v) * (lanes * vectors * lanes)
             )
-            if self.machine.lane_products:
-                self._products_by_lane(source, weight, at_pixel, at_weight, pixels, sums)
-            else:
-                self._products_by_value(source, weight, at_pixel, at_weight, pixels, sums)
-
-    def _products_by_lane(
-        self,
-        source: Array,
-        weight: Array,
-        at_pixel: Index,
-        at_weight: Index,
-        pixels: list[int],
-        sums: Registers,
-    ) -> None:
-        lanes, vectors = self.machine.lanes, self.vectors
-        values = [let(source.vector(at_pixel + p, lanes)) for p in pixels]
-        for i in range(lanes):
-            for v in range(vectors):
-                w = let(weight.vector(at_weight + (i * vectors + v) * lanes, lanes))
-                for k, value in enumerate(values):
-                    sums[k * vectors + v] += repeat(lane(value, i), lanes) * w
-
-    def _products_by_value(
-        self,
-        source: Array,
-        weight: Array,
-        at_pixel: Index,
-        at_weight: Index,
-        pixels: list[int],
-        sums: Registers,
-    ) -> None:
-        lanes, vectors = self.machine.lanes, self.vectors
-        with loop(0, lanes // _UNROLLED) as quarter:
-            for i in range(_UNROLLED):
-                channel = quarter * _UNROLLED + i
-                start = at_weight + channel * (vectors * lanes)
-                ws = [let(weight.vector(start + v * lanes, lanes)) for v in range(vectors)]
-                for k, p in enumerate(pixels):
-                    value = let(repeat(source.scalar(at_pixel + channel + p), lanes))
-                    for v in range(vectors):
-                        sums[k * vectors + v] += value * ws[v]
+            accumulate(self.machine, (source, at_pixel, pixels), (weight, at_weight), sums)
 
     def _sum_plain(
         self, source: Array, weight: Array, at: tuple[Index, Index, Index], sums: Registers

@@ -68,12 +68,6 @@ class Array:
 
         return self._buffer[tirx.Ramp(index, 1, lanes)]
 
-    def spread(self, index: Index, lanes: int, step: int) -> Value:
-        """`lanes` elements `step` apart from `index` on."""
-        from tvm import tirx
-
-        return self._buffer[tirx.Ramp(index, step, lanes)]
-
     def scalar(self, index: Index) -> Value:
         """The element at `index`."""
         return self._buffer[index]
@@ -136,18 +130,6 @@ def when(condition: Value) -> Iterator[None]:
         return
     with build.If(condition), build.Then():
         yield
-
-
-@contextmanager
-def otherwise_when(condition: Value, other: Callable[[], None]) -> Iterator[None]:
-    """What is inside happens where `condition` holds, `other()` elsewhere."""
-    from tvm.script.ir_builder import tirx as build
-
-    with build.If(condition):
-        with build.Then():
-            yield
-        with build.Else():
-            other()
 
 
 def let(value: Value) -> Value:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graphopt.runtime.kernels.accumulate import accumulate
 from graphopt.runtime.kernels.cook_toom import matrices, transformed
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
@@ -26,16 +27,13 @@ from graphopt.runtime.kernels.simd import (
     Registers,
     Value,
     cast,
+    constant,
     divide,
     kernel,
-    lane,
     let,
     loop,
-    repeat,
     when,
 )
-
-_UNROLLED = 4
 
 
 @dataclass(frozen=True)
@@ -257,47 +255,24 @@ class WinogradOutput:
     def _products(
         self, given: Array, weight: Array, products: Array, at: tuple[Index, Index, Index]
     ) -> None:
-        from graphopt.runtime.kernels.simd import constant
-
         lanes, vectors, columns = self.machine.lanes, self.vectors, self.columns
         channel_tile, e, group = at
         elements, strip = self.tiling.side**2, self.tiling.strip
         sums = Registers(columns * vectors, lanes, self.machine.dtype)
         for i in range(len(sums)):
             sums[i] = constant(0.0, self.machine.dtype, lanes)
+        offsets = [k * lanes for k in range(columns)]
         start = let(e * (self.depth * strip * lanes) + group * (columns * lanes))
         weights = let((channel_tile * elements + e) * (self.depth * lanes * vectors * lanes))
         with loop(0, self.depth) as c:
             at_tile = let(start + c * (strip * lanes))
             at_weight = let(weights + c * (lanes * vectors * lanes))
-            self._accumulate(given, weight, at_tile, at_weight, sums)
+            accumulate(self.machine, (given, at_tile, offsets), (weight, at_weight), sums)
         to = let((group * columns * elements + e) * (vectors * lanes))
         for k in range(columns):
             for v in range(vectors):
                 place = to + (k * elements * vectors + v) * lanes
                 products.put(place, sums[k * vectors + v], lanes)
-
-    def _accumulate(
-        self, given: Array, weight: Array, at_tile: Index, at_weight: Index, sums: Registers
-    ) -> None:
-        lanes, vectors, columns = self.machine.lanes, self.vectors, self.columns
-        if self.machine.lane_products:
-            values = [let(given.vector(at_tile + k * lanes, lanes)) for k in range(columns)]
-            for i in range(lanes):
-                for v in range(vectors):
-                    w = let(weight.vector(at_weight + (i * vectors + v) * lanes, lanes))
-                    for k, value in enumerate(values):
-                        sums[k * vectors + v] += repeat(lane(value, i), lanes) * w
-            return
-        with loop(0, lanes // _UNROLLED) as quarter:
-            for i in range(_UNROLLED):
-                channel = quarter * _UNROLLED + i
-                at_row = at_weight + channel * (vectors * lanes)
-                ws = [let(weight.vector(at_row + v * lanes, lanes)) for v in range(vectors)]
-                for k in range(columns):
-                    value = let(repeat(given.scalar(at_tile + k * lanes + channel), lanes))
-                    for v in range(vectors):
-                        sums[k * vectors + v] += value * ws[v]
 
     def _results(
         self,

@@ -6,7 +6,7 @@ read. Its operators become the expression the node's kernel ends in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,3 @@ def can_be_fused(node: Node, shape: tuple[int, ...], is_read: Callable[[Tensor],
         _scalar(t) is not None or per_channel(t, shape) is not None or is_read(t)
         for t in _data_inputs(node)
     )
-
-
-Attributes = Mapping[str, float]

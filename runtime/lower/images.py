@@ -120,11 +120,6 @@ class Image:
         inside = border.top * strides.row + border.gap * self.lanes
         return Place(self.memory, (self.first_block * strides.plane + inside) * self.bytes)
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether its values lie as in a row-major tensor."""
-        return (self.height == self.width == 1 or self.lanes == 1) and not self.border
-
     def border_kernel(self) -> ClearBorder:
         """What clears the border of the whole root."""
         root, border = self.root, self.border
