@@ -10,9 +10,9 @@ sum. Weights are packed as [tile][c / lanes][u][v][lane of c][vectors * lanes].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphopt.runtime.kernels.accumulate import accumulate
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
@@ -54,6 +54,28 @@ def tiles(width: int, columns: int) -> Iterator[tuple[int, int, int]]:
     yield 0, full, each
     if rest:
         yield full * each, 1, rest
+
+
+Place: TypeAlias = "tuple[Index, Index, Index]"  # channel block (or tile), row, column
+
+
+def tiled_kernel(
+    name: str,
+    arrays: Sequence[str],
+    size: tuple[int, int],
+    columns: int,
+    tile: Callable[[Sequence[Array], Place, int], None],
+) -> Any:
+    """A kernel whose parts are rows, computed in tiles: tile(arrays, first place, columns)."""
+    height, width = size
+
+    def body(given: Sequence[Array], part: Value) -> None:
+        block, row = divide(part, height)
+        for first, count, each in tiles(width, columns):
+            with loop(0, count) as index:
+                tile(given, (block, row, let(index * each + first)), each)
+
+    return kernel(name, arrays, body)
 
 
 @dataclass(frozen=True)
@@ -101,13 +123,8 @@ class DirectConv:
     def build(self, name: str) -> Any:
         """The TIR function."""
 
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            tile, row = divide(part, self.height)
-            for first, count, columns in tiles(self.width, self.columns):
-                with loop(0, count) as index:
-                    self._tile(arrays, (tile, row, let(index * columns + first)), columns)
-
-        return kernel(name, self.arrays, body)
+        size = (self.height, self.width)
+        return tiled_kernel(name, self.arrays, size, self.columns, self._tile)
 
     def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
         source, weight, bias, sink, *operands = arrays
@@ -223,13 +240,8 @@ class DepthwiseConv:
     def build(self, name: str) -> Any:
         """The TIR function."""
 
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            block, row = divide(part, self.height)
-            for first, count, columns in tiles(self.width, self.columns):
-                with loop(0, count) as index:
-                    self._tile(arrays, (block, row, let(index * columns + first)), columns)
-
-        return kernel(name, self.arrays, body)
+        size = (self.height, self.width)
+        return tiled_kernel(name, self.arrays, size, self.columns, self._tile)
 
     def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
         source, weight, bias, sink, *operands = arrays

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graphopt.runtime.kernels.conv import Window, tiles
+from graphopt.runtime.kernels.conv import Window, tiled_kernel
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
     Array,
@@ -33,7 +33,6 @@ from graphopt.runtime.kernels.simd import (
     divide,
     intrinsic,
     joined,
-    kernel,
     lane,
     let,
     loop,
@@ -99,13 +98,8 @@ class IntegerConv:
     def build(self, name: str) -> Any:
         """The TIR function."""
 
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            tile, row = divide(part, self.height)
-            for first, count, columns in tiles(self.width, self.columns):
-                with loop(0, count) as index:
-                    self._tile(arrays, (tile, row, let(index * columns + first)), columns)
-
-        return kernel(name, self.arrays, body)
+        size = (self.height, self.width)
+        return tiled_kernel(name, self.arrays, size, self.columns, self._tile)
 
     def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
         source, weight, bias, *last = arrays

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graphopt.runtime.kernels.conv import Window, tiles
+from graphopt.runtime.kernels.conv import Window, tiled_kernel
 from graphopt.runtime.kernels.formulas import Numbers
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
@@ -16,7 +16,6 @@ from graphopt.runtime.kernels.simd import (
     Registers,
     Value,
     cast,
-    divide,
     kernel,
     let,
     loop,
@@ -64,13 +63,8 @@ class WindowPool:
     def build(self, name: str) -> Any:
         """The TIR function."""
 
-        def body(arrays: Sequence[Array], part: Value) -> None:
-            block, row = divide(part, self.height)
-            for first, count, columns in tiles(self.width, self.columns):
-                with loop(0, count) as index:
-                    self._tile(arrays, (block, row, let(index * columns + first)), columns)
-
-        return kernel(name, self.arrays, body)
+        size = (self.height, self.width)
+        return tiled_kernel(name, self.arrays, size, self.columns, self._tile)
 
     def _tile(self, arrays: Sequence[Array], at: tuple[Index, Index, Index], columns: int) -> None:
         source, sink, *operands = arrays
