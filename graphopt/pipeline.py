@@ -274,7 +274,7 @@ class _Step:
 
 def state_of(graph: Graph) -> Iterator[object]:
     """What a graph is: its structure, and which arrays its constants hold (not what is in them)."""
-    yield tuple((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
+    yield graph.opset, *((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
     for node in graph.nodes:
         yield (
             node.op,

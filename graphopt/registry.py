@@ -74,6 +74,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
     "lower-batchnorm": "graphopt.passes.lower.lower_batchnorm:LowerBatchnorm",
+    "lower-opset": "graphopt.passes.lower.lower_opset:LowerOpset",
 }
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
