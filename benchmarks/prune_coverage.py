@@ -24,10 +24,10 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environments import PACKAGES, python_of
+from benchmarks.environments import python_of
 from benchmarks.models import ASSETS, CACHE
 from benchmarks.patterns import Pattern, patterns
-from benchmarks.prune_peers import TOLERANCE
+from benchmarks.prune_peers import PEERS, TOLERANCE
 from graphopt.channels.groups import KEPT_UNIT, Channels
 from graphopt.channels.labels import Vector
 from graphopt.channels.masking import masked
@@ -66,7 +66,7 @@ def main() -> None:
         _tell(json.loads(given.json.read_text(encoding="utf-8")), given.markdown)
         return
     rows: dict[str, dict[str, Answer]] = {}
-    jobs: dict[str, list[Answer]] = {name: [] for name in PACKAGES}
+    jobs: dict[str, list[Answer]] = {name: [] for name in PEERS}
     for name, graph, per_peer in _subjects(given.names, networks=not given.patterns):
         answer, outputs = _ours(graph)
         rows[name] = {"graphopt": answer}
@@ -88,7 +88,7 @@ def _tell(rows: dict[str, dict[str, Answer]], markdown: Path | None) -> None:
 
 def page(rows: dict[str, dict[str, Answer]]) -> str:
     """The table as Markdown: outcome, layers reached, parameters removed."""
-    tools = ["graphopt", *PACKAGES]
+    tools = ["graphopt", *PEERS]
     lines = [["what", *tools], ["---"] * (len(tools) + 1)]
     for outcome in ("exact", "refused", "wrong", "crash", "unclear"):
         counts = [sum(_is(r.get(t), outcome) for r in rows.values()) for t in tools]
@@ -229,7 +229,7 @@ def _answers(peer: str, jobs: Iterable[Answer]) -> Iterator[Answer]:
 
 
 def _show(rows: dict[str, dict[str, Answer]]) -> None:
-    tools = ["graphopt", *PACKAGES]
+    tools = ["graphopt", *PEERS]
     table = Table("", *tools, title="outcome, layers reached, parameters removed at one half")
     for name, answers in rows.items():
         table.add_row(name, *(_cell(answers.get(tool)) for tool in tools))

@@ -63,22 +63,20 @@ class AxisTable:
             unit_count: how many units there are.
         """
         distinct = list({id(v): v for v in labels}.values())
-        bounds = np.cumsum([0, *map(len, distinct)])
-        every = unit_of_label[np.concatenate([np.zeros(0, np.int64), *distinct])]
-        losing = np.diff(np.append(0, np.cumsum(every != KEPT_UNIT))[bounds]) > 0
-        numbers: dict[bytes, int] = {}
+        filled = [v for v in distinct if len(v)]
+        sizes = np.array([len(v) for v in filled], np.int64)
+        start = np.cumsum(sizes) - sizes
+        every = unit_of_label[np.concatenate([np.zeros(0, np.int64), *filled])]
+        marks = np.add.reduceat(_marks(every, start, sizes, unit_count), start)
+        losing = np.maximum.reduceat(every, start) != KEPT_UNIT
+        numbers: dict[int, int] = {}
         found: list[Vector] = []
-        # The labels are kept beside their number: the id of an array that is gone may be given out
-        # again.
-        self._numbers: dict[int, tuple[Vector, int | None]] = {}
-        for k, (vector, loses) in enumerate(zip(distinct, losing.tolist(), strict=True)):
-            number = None
-            if loses:
-                units = every[bounds[k] : bounds[k + 1]]
-                number = numbers.setdefault(units.tobytes(), len(found))
-                if number == len(found):
-                    found.append(units)
-            self._numbers[id(vector)] = (vector, number)
+        number_of: dict[int, int] = {}
+        for k in np.flatnonzero(losing).tolist():
+            number = numbers.setdefault(int(marks[k]), len(found))
+            if number == len(found):
+                found.append(every[start[k] : start[k] + sizes[k]])
+            number_of[id(filled[k])] = number
         self._unit_count = unit_count
         self._which = np.repeat(np.arange(len(found)), [len(u) for u in found])
         self._units = np.concatenate([np.zeros(0, np.int64), *found])
@@ -87,12 +85,13 @@ class AxisTable:
         for group in self.groups:
             self.group_of_unit[group.units] = group.index
         self.axes = self._axes(found)
+        self._labels = distinct  # held: the id of an array that is gone may be given out again
+        self._axis_of: dict[int, UnitAxis | None] = dict.fromkeys(map(id, distinct))
+        self._axis_of.update((key, self.axes[number]) for key, number in number_of.items())
 
     def of(self, labels: Vector) -> UnitAxis | None:
         """The axis with these labels (the very array), or None when it loses nothing."""
-        vector, number = self._numbers[id(labels)]
-        assert vector is labels
-        return None if number is None else self.axes[number]
+        return self._axis_of[id(labels)]
 
     def left(self, alive: Mask) -> Floats:
         """How many units of every group are in `alive`."""
@@ -114,7 +113,7 @@ class AxisTable:
     def _grouped(self, count: int) -> list[Group]:
         """All groups, in the order of their first unit."""
         # A unit's axes, as a sum of random numbers: equal sums are equal sets of axes.
-        random = np.random.default_rng(0).integers(1, 2**63, count, dtype=np.uint64)
+        random = _random(count, seed=0)
         marks = np.zeros(self._unit_count, np.uint64)
         free = self._units != KEPT_UNIT
         np.add.at(marks, self._units[free], random[self._which[free]])
@@ -144,6 +143,18 @@ class AxisTable:
             on[a].append((g, t))
         fixed = self._fixed.tolist()
         return [UnitAxis(i, u, fixed[i], tuple(on[i])) for i, u in enumerate(found)]
+
+
+def _marks(every: Vector, start: Vector, sizes: Vector, unit_count: int) -> Vector:
+    """A number for every element; equal sums are equal units in equal places of an axis."""
+    place = np.arange(len(every)) - np.repeat(start, sizes)
+    of_place = _random(int(sizes.max(initial=0)), seed=1)
+    marks: Vector = _random(unit_count + 1, seed=2)[every] * of_place[place]
+    return marks
+
+
+def _random(count: int, seed: int) -> Any:
+    return np.random.default_rng(seed).integers(1, 2**63, count, dtype=np.uint64)
 
 
 def _runs(values: np.ndarray[Any, Any]) -> tuple[Vector, Vector]:

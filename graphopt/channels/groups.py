@@ -8,8 +8,7 @@ is as possible as any other, and while one unit of every group is left no tensor
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +17,8 @@ import numpy as np
 from graphopt.channels.axes import KEPT_UNIT, AxisTable, Group, UnitAxis
 from graphopt.channels.cut import Mask
 from graphopt.channels.labels import KEPT, Reason, Vector
-from graphopt.channels.sweep import Sweep, vectors_of
+from graphopt.channels.sweep import Sweep
+from graphopt.channels.view import Site
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, label
 
 __all__ = ["KEPT_UNIT", "Channels", "Group", "Held", "Member"]
@@ -67,9 +67,17 @@ class Channels:
         if not rewrite:
             self.sweep.hold_written_sizes()
         self._unit_of_label, self.unit_count = self._number_units()
-        vectors = (v for *_, axes in self.sweep.tensors() for _, v in vectors_of(axes))
+        self.labelled = list(self.sweep.tensors())
+        vectors = (v for *_, axes in self.labelled for v in axes if v is not None)
         self.axes = AxisTable(vectors, self._unit_of_label, self.unit_count)
-        self._losing: dict[tuple[int, int, int], list[tuple[int, UnitAxis]]] = {}
+        self._losing = {
+            self.sweep.key(tensor, reader, index): [
+                (axis, found)
+                for axis, vector in enumerate(axes)
+                if vector is not None and (found := self.axes.of(vector)) is not None
+            ]
+            for tensor, reader, index, axes in self.labelled
+        }
 
     def of(self, twin: Graph) -> Channels:
         """The same analysis of a copy of the graph."""
@@ -104,13 +112,17 @@ class Channels:
     @cached_property
     def members(self) -> list[Member]:
         """Every axis of a constant that can lose elements."""
-        places: dict[tuple[int, int], list[tuple[Tensor, Node, UnitAxis | None]]]
-        places = defaultdict(list)
-        for tensor, reader, index, axes in self.sweep.tensors():
-            if isinstance(tensor, Constant):
-                losing = dict(self.losing(tensor, reader, index))
-                for axis, _ in vectors_of(axes):
-                    places[id(tensor), axis].append((tensor, reader, losing.get(axis)))
+        places: dict[tuple[int, int], list[tuple[Tensor, Node, UnitAxis | None]]] = {}
+        for tensor, reader, index, axes in self.labelled:
+            if not isinstance(tensor, Constant):
+                continue
+            losing = self.losing(tensor, reader, index)
+            if reader is None:
+                places.update(((id(tensor), axis), [(tensor, None, each)]) for axis, each in losing)
+                continue
+            for axis in range(len(axes)):
+                read = places.setdefault((id(tensor), axis), [])
+                read.append((tensor, reader, dict(losing).get(axis)))
         found: list[Member] = []
         for (_, axis), read in places.items():
             together = all(each is read[0][2] for _, _, each in read)
@@ -130,20 +142,16 @@ class Channels:
         """The group of each unit."""
         return self.axes.group_of_unit
 
-    def axis_of(self, labels: Vector) -> UnitAxis | None:
-        """The axis with the labels of a tensor's axis, or None when it loses nothing."""
-        return self.axes.of(labels)
+    @cached_property
+    def sites(self) -> list[tuple[Site, UnitAxis | None]]:
+        """Every parameter axis with a role; with None those that lose nothing."""
+        return [(site, self.axes.of(site.labels)) for site in self.sweep.findings.sites]
 
     def losing(
         self, tensor: Tensor, reader: Node = None, index: int = 0
-    ) -> list[tuple[int, UnitAxis]]:
+    ) -> Sequence[tuple[int, UnitAxis]]:
         """The axes of a tensor, as `reader` sees it in input `index`, that can lose elements."""
-        key = self.sweep.key(tensor, reader, index)
-        if key not in self._losing:
-            labelled = vectors_of(self.sweep.axes(tensor, reader, index) or [])
-            found = ((axis, self.axis_of(vector)) for axis, vector in labelled)
-            self._losing[key] = [(axis, each) for axis, each in found if each is not None]
-        return self._losing[key]
+        return self._losing.get(self.sweep.key(tensor, reader, index), ())
 
     def groups_on(self, units: Vector) -> list[int]:
         """The groups that units along an axis belong to, ascending."""
@@ -155,8 +163,7 @@ class Channels:
         """What layers have to keep, with the first reason for every channel."""
         reasons = [reason for _, reason in self.sweep.labels.frozen]
         first = self._first_reasons()
-        for site in self.sweep.findings.sites:
-            axis = self.axis_of(site.labels)
+        for site, axis in self.sites:
             if site.role != "output" or (axis is not None and not axis.fixed):
                 continue
             at = np.flatnonzero(self.units_of(site.labels) == KEPT_UNIT)

@@ -87,6 +87,11 @@ class Labels:
         if merged:
             self.unions.append((a, where))
 
+    def coupled(self, vector: Vector, where: str) -> None:
+        """What carries these very labels is coupled there, with no union needed."""
+        if not self.unions or self.unions[-1][0] is not vector or self.unions[-1][1] != where:
+            self.unions.append((vector, where))
+
     def _adopt(self, a: Vector, b: Vector) -> bool:
         """Puts the labels of a weight that is met for the first time under those it meets.
 

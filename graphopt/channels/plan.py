@@ -215,7 +215,9 @@ class Plan:
             raise PlanError(f"{where} is not a graphopt pruning plan of version {_SCHEMA}")
         try:
             return _checked(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise PlanError(f"{where} is damaged: there is no {error} in it") from error
+        except (TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
     @classmethod

@@ -3,8 +3,9 @@
 Every constant starts with a fresh label on each of its axes; every node's rule carries the labels
 of its inputs to its outputs the way the operator moves or combines data, and unites labels where
 the operator needs equal sizes. Because a constant's labels are its own, a weight that is read twice
-couples its two places by itself. Unknown operators, graph inputs and outputs and subgraphs freeze
-what they touch.
+couples its two places by itself; one that is read once takes over the labels it meets, which is the
+same with fewer labels. Unknown operators, graph inputs and outputs and subgraphs freeze what they
+touch.
 
 An axis of size 1 carries no labels, nor do the axes of graph inputs. Reshapes that split an axis
 and grouped convolutions leave a choice of what stays together (which of the new axes loses
@@ -14,11 +15,12 @@ or as one piece, the sweep is repeated with the next way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import numpy as np
 
-from graphopt.channels.labels import Reason, Vector
+from graphopt.channels.labels import Reason
 from graphopt.channels.rules import rule_for
 from graphopt.channels.settle import settle_sizes
 from graphopt.channels.view import Axes, DenyError, Findings, View
@@ -62,11 +64,11 @@ class Sweep:
         """The labels on the axes of a tensor as `reader` sees it in input `index`."""
         return self._axes.get(self.key(tensor, reader, index))
 
-    def key(self, tensor: Tensor, reader: Node, index: int) -> tuple[int, int, int]:
+    def key(self, tensor: Tensor, reader: Node, index: int) -> Hashable:
         """What tells tensors apart: a constant with copies is another one in every place."""
         if reader is not None and id(tensor) in self._copied:
             return id(tensor), id(reader), index
-        return id(tensor), 0, 0
+        return id(tensor)
 
     def is_copied(self, tensor: Tensor) -> bool:
         """Whether every reader of a constant may get a copy of its own."""
@@ -77,7 +79,7 @@ class Sweep:
     def _once(self) -> None:
         self.findings = Findings()
         self.labels = self.findings.labels
-        self._axes: dict[tuple[int, int, int], Axes | None] = {}
+        self._axes: dict[Hashable, Any] = {}
         for node in self.graph.nodes:
             self._visit(node)
         for tensor in self.graph.outputs:
@@ -88,40 +90,47 @@ class Sweep:
         inputs = [
             None if t.is_empty() else self._labels_of(t, node, i) for i, t in enumerate(node.inputs)
         ]
-        view = View(
-            node, inputs, self.findings, lambda key: self._ways.get(key, 0), self._seen_outside
-        )
-        rule = rule_for(node)
-        if subgraphs(node):
-            self._freeze_inside(node)
-            view.deny("runs a subgraph, in which nothing is removed")
-        elif rule is None:
-            domain = f"{node.domain}::" if node.domain else ""
-            view.deny(f"is an operator without a rule ({domain}{node.op})")
-        else:
+        view = View(node, inputs, self.findings, self._ways, self._seen_outside)
+        rule = rule_for(node)  # none of an operator with a subgraph
+        if rule is not None:
             try:
                 rule.label(view)
                 view.close()
             except DenyError as denied:
                 view.deny(str(denied))
+        elif subgraphs(node):
+            self._freeze_inside(node)
+            view.deny("runs a subgraph, in which nothing is removed")
+        else:
+            domain = f"{node.domain}::" if node.domain else ""
+            view.deny(f"is an operator without a rule ({domain}{node.op})")
         for k, tensor in enumerate(node.outputs):
-            self._axes[(id(tensor), 0, 0)] = view.outputs.get(k)
+            self._axes[id(tensor)] = view.outputs.get(k)
 
     def _seen_outside(self, tensor: Tensor) -> bool:
         return id(tensor) in self._given_out or any(id(r) not in self._main for r in tensor.outputs)
 
-    def _labels_of(self, tensor: Tensor, reader: Node, index: int) -> Axes | None:
+    def _labels_of(self, tensor: Tensor, reader: Node, index: int) -> Any:
+        """Its axes; sizes instead of labels where `reader` alone meets a constant first (`View`)."""
         key = self.key(tensor, reader, index)
         if key not in self._axes:
-            self._axes[key] = self._first_labels(tensor)
+            alone = reader is not None and self._reads_alone(tensor)
+            self._axes[key] = self._first_labels(tensor, alone=alone)
         return self._axes[key]
 
-    def _first_labels(self, tensor: Tensor) -> Axes | None:
+    def _reads_alone(self, tensor: Tensor) -> bool:
+        if id(tensor) in self._copied:
+            return True
+        return len(tensor.outputs) == 1 and id(tensor) not in self._given_out
+
+    def _first_labels(self, tensor: Tensor, *, alone: bool) -> list[Any] | None:
         if not isinstance(tensor, Constant):
             return None
         shape, dtype = tensor.shape, tensor.dtype
         if len(shape) < 2 and dtype.kind == "i" and dtype.itemsize in (4, 8):
             return None  # shapes, bounds and indices: the rules rewrite them
+        if alone:
+            return [d if d > 1 else None for d in shape]
         return [self.labels.fresh(d) if d > 1 else None for d in shape]
 
     def _freeze_inside(self, node: Node) -> None:
@@ -167,7 +176,7 @@ class Sweep:
 
         `reader` is None except for constants of which every reader has a copy.
         """
-        seen: set[tuple[int, int, int]] = set()
+        seen: set[Hashable] = set()
         for node in self.graph.nodes:
             for i, tensor in enumerate(node.inputs):
                 if not isinstance(tensor, Constant):
@@ -178,7 +187,7 @@ class Sweep:
                     seen.add(key)
                     yield tensor, node if self.is_copied(tensor) else None, i, axes
             for tensor in node.outputs:
-                axes = self._axes.get((id(tensor), 0, 0))
+                axes = self._axes.get(id(tensor))
                 if axes is not None:
                     yield tensor, None, 0, axes
 
@@ -199,10 +208,3 @@ def read_inside(graph: Graph) -> set[int]:
     """The ids of tensors that subgraphs read or the model gives out."""
     inner = {id(t) for n in inner_nodes(graph) for t in outer_inputs(n)}
     return inner | {id(t) for t in graph.outputs}
-
-
-def vectors_of(axes: Axes) -> Iterator[tuple[int, Vector]]:
-    """The axes that carry labels, by number."""
-    for axis, vector in enumerate(axes):
-        if vector is not None:
-            yield axis, vector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,9 @@ from graphopt.ir.graph import Constant, Node, Tensor, input_of, input_value, lab
 
 Axis: TypeAlias = "Vector | None"  # None: nothing on this axis can be removed
 Axes: TypeAlias = "list[Axis]"
+# Before a node is seen an axis of a constant that only it reads may be a number, its size: such an
+# axis takes over the labels it meets (`View.join`), and gets labels of its own where it meets none.
+Inputs: TypeAlias = "list[Vector | int | None]"
 
 
 class DenyError(Exception):
@@ -62,9 +65,9 @@ class View:
     def __init__(
         self,
         node: Node,
-        inputs: list[Axes | None],
+        inputs: list[Inputs | None],
         findings: Findings,
-        chosen: Callable[[tuple[int, int]], int],
+        chosen: Mapping[tuple[int, int], int],
         seen_outside: Callable[[Tensor], bool] = lambda _: False,
     ) -> None:
         self.node = node
@@ -91,7 +94,9 @@ class View:
         """The dimensions of input `index`; numbers where they are known."""
         dims = _dims(input_of(self.node, index))
         labelled = self._inputs[index] or [None] * len(dims)
-        return [d if v is None else v.size for d, v in zip(dims, labelled, strict=True)]
+        return [
+            v.size if isinstance(v, np.ndarray) else d for d, v in zip(dims, labelled, strict=True)
+        ]
 
     def rank(self, index: int) -> int:
         """How many axes input `index` has."""
@@ -125,7 +130,15 @@ class View:
     def look(self, index: int, axis: int) -> Axis:
         """The labels of an input axis, without answering for them."""
         axes = self._inputs[index]
-        return None if axes is None else axes[axis]
+        if axes is None:
+            return None
+        found = axes[axis]
+        if not isinstance(found, int):
+            return found
+        for k, size in enumerate(axes):
+            if isinstance(size, int):
+                axes[k] = self.fresh(size)
+        return self.look(index, axis)
 
     def take(self, index: int, axis: int) -> Axis:
         """The labels of an input axis; the rule now answers for them."""
@@ -133,7 +146,7 @@ class View:
         if axes is None:
             return None
         self._taken.add((index, axis % len(axes)))
-        return axes[axis]
+        return self.look(index, axis)
 
     def take_all(self, index: int) -> Axes:
         """The labels of every axis of an input."""
@@ -160,6 +173,33 @@ class View:
             all_of_first = np.concatenate([first] * len(others))
             self._findings.labels.unite(all_of_first, np.concatenate(others), self.where)
         return first
+
+    def join(self, vector: Axis, *places: tuple[int, int]) -> Axis:
+        """As `unite`, of labels and the axes (input, axis) that meet them."""
+        for index, axis in places:
+            axes = self._inputs[index]
+            size = None if axes is None else axes[axis]
+            if axes is None or not isinstance(size, int):
+                vector = self.unite(vector, self.take(index, axis))
+                continue
+            if vector is not None:
+                if vector.size != size:
+                    raise DenyError(f"sizes {vector.size} and {size} meet")
+                self._findings.labels.coupled(vector, self.where)
+            self._taken.add((index, axis % len(axes)))
+            axes[axis] = vector
+        return vector
+
+    def meet(self, *places: tuple[int, int]) -> Axis:
+        """All axes (input, axis) are the same from here on."""
+        own = [p for p in places if self._is_open(*p)]
+        others = [p for p in places if p not in own] or own[:1]
+        together = self.unite(*(self.take(*p) for p in others))
+        return self.join(together, *(p for p in own if p not in others))
+
+    def _is_open(self, index: int, axis: int) -> bool:
+        axes = self._inputs[index]
+        return axes is not None and isinstance(axes[axis], int)
 
     def unite_rows(self, table: Vector) -> Vector:
         """Makes each row of a table of labels one; returns its first column."""
@@ -211,7 +251,7 @@ class View:
         def depends(vector: Vector) -> None:
             self._findings.choices[key] = (vector, ways)
 
-        return self._chosen(key) % ways, depends
+        return self._chosen.get(key, 0) % ways, depends
 
     def close(self) -> None:
         """Freezes what the rule did not answer for; denies where it forgot an output."""
@@ -222,14 +262,20 @@ class View:
         for index, axes in enumerate(self._inputs):
             for axis, vector in enumerate(axes or []):
                 if vector is not None and (index, axis) not in self._taken:
-                    self.freeze(vector, f"mixes axis {axis} of its input {index}")
+                    self._hold(axes, axis, f"mixes axis {axis} of its input {index}")
 
     def deny(self, reason: str) -> None:
         """Freezes everything the node reads."""
         self.outputs.clear()
         for axes in self._inputs:
-            for vector in axes or []:
-                self.freeze(vector, reason)
+            for axis in range(len(axes or [])):
+                self._hold(axes, axis, reason)
+
+    def _hold(self, axes: Any, axis: int, reason: str) -> None:
+        if isinstance(axes[axis], int):
+            axes[axis] = None  # nobody else reads it
+        else:
+            self.freeze(axes[axis], reason)
 
 
 def _is_constant(tensor: Tensor | None, depth: int = 8) -> bool:

@@ -7,7 +7,7 @@ is linked to yet cannot be out of step, and is filled in directly.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import onnx_graphsurgeon as gs
@@ -35,10 +35,21 @@ def _copied_tensor(tensor: Tensor) -> Tensor:
     """A copy that no node is linked to yet; graphsurgeon's own copies forget what is no tensor."""
     twin = object.__new__(gs.Constant if isinstance(tensor, gs.Constant) else gs.Variable)
     # Not by assignment, which graphsurgeon watches: nothing can be out of step yet.
-    twin.__dict__.update(tensor.__dict__)
-    twin.__dict__["inputs"] = SynchronizedList(twin, "outputs", ())
-    twin.__dict__["outputs"] = SynchronizedList(twin, "inputs", ())
+    fields = twin.__dict__
+    fields.update(tensor.__dict__)
+    fields["inputs"] = _linked(twin, "outputs", ())
+    fields["outputs"] = _linked(twin, "inputs", ())
     return twin
+
+
+def _linked(owner: Node | Tensor, field: str, elements: Iterable[Any]) -> list[Any]:
+    """A SynchronizedList of `owner`, which is entered in every element's `field`."""
+    made: SynchronizedList = SynchronizedList.__new__(SynchronizedList, elements)
+    list.__init__(made, elements)
+    made.parent_obj, made.field_name = owner, field
+    for each in elements:
+        list.append(each.__dict__[field], owner)
+    return made
 
 
 def copied_node(
@@ -57,6 +68,6 @@ def copied_node(
             attrs[name] = value.copy(copies)
     twin = object.__new__(gs.Node)
     twin.__dict__.update(op=node.op, name=node.name, attrs=attrs, domain=node.domain)
-    twin.__dict__["inputs"] = SynchronizedList(twin, "outputs", inputs)
-    twin.__dict__["outputs"] = SynchronizedList(twin, "inputs", outputs)
+    twin.__dict__["inputs"] = _linked(twin, "outputs", inputs)
+    twin.__dict__["outputs"] = _linked(twin, "inputs", outputs)
     return twin

@@ -43,10 +43,10 @@ def cost_of(graph: Graph) -> Cost:
     constants = _constants(graph)
     return Cost(
         nodes=len(graph.nodes),
-        parameters=sum(parameters_of(c) for c in constants),
-        macs=sum(_macs(n) for n in graph.nodes),
-        weight_bytes=sum(int(c.values.nbytes) for c in constants),
-        activation_bytes=sum(_held_bytes(n) for n in graph.nodes),
+        parameters=sum([parameters_of(c) for c in constants]),
+        macs=sum([_macs(n) for n in graph.nodes]),
+        weight_bytes=sum([int(c.values.nbytes) for c in constants]),
+        activation_bytes=sum([_held_bytes(n) for n in graph.nodes]),
     )
 
 
@@ -73,8 +73,9 @@ def _constants(graph: Graph) -> list[Tensor]:
 def parameters_of(constant: Tensor) -> int:
     """The parameters a constant holds."""
     values = constant.values
+    kind = values.dtype
     # Integer constants are shapes, axes and indices; quantized weights are 8 bits or fewer.
-    is_index = values.dtype.kind in "iub" and values.dtype.itemsize >= 4
+    is_index = kind.kind in "iub" and kind.itemsize >= 4
     return 0 if is_index else int(values.size)
 
 
@@ -82,23 +83,16 @@ def _held_bytes(node: Node) -> int:
     """Bytes of a node's results; a rounded tensor is held once, as the integers it is carried as."""
     if is_op(node, "DequantizeLinear"):
         return 0
-    return sum(_bytes(t) for t in node.outputs if not _is_rounded_at_once(t))
+    held = 0
+    for tensor in node.outputs:
+        itemsize = getattr(tensor.dtype, "itemsize", None)
+        if itemsize and tensor.shape is not None and not _is_rounded_at_once(tensor):
+            held += math.prod([d for d in tensor.shape if isinstance(d, int)]) * int(itemsize)
+    return held
 
 
 def _is_rounded_at_once(tensor: Tensor) -> bool:
     return len(tensor.outputs) == 1 and is_op(tensor.outputs[0], "QuantizeLinear")
-
-
-def _bytes(tensor: Tensor) -> int:
-    size = _volume(tensor)
-    itemsize = getattr(tensor.dtype, "itemsize", None)
-    return size * int(itemsize) if itemsize else 0
-
-
-def _volume(tensor: Tensor | None) -> int:
-    if tensor is None or tensor.shape is None:
-        return 0
-    return math.prod([d for d in tensor.shape if isinstance(d, int)])
 
 
 # --- MACs as a product of dimensions ----------------------------------------------------------
@@ -109,13 +103,13 @@ MacAxes = list[tuple[Any, int]]
 
 def mac_axes(node: Node) -> MacAxes:
     """(tensor, axis) for every factor of the node's MACs; empty when it has none."""
-    rule = _MACS.get(node.op) if is_op(node, node.op) else None
-    return [] if rule is None else rule(node)
+    rule = _MACS.get(node.op)
+    return rule(node) if rule is not None and is_op(node, node.op) else []
 
 
 def _macs(node: Node) -> int:
     axes = mac_axes(node)
-    return math.prod(_dim(t.shape[a]) for t, a in axes) if axes else 0
+    return math.prod([_dim(t.shape[a]) for t, a in axes]) if axes else 0
 
 
 def _dim(dim: Any) -> int:

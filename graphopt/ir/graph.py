@@ -26,6 +26,8 @@ Shape: TypeAlias = "list[int | str | None] | None"
 Constant = gs.Constant
 Variable = gs.Variable
 
+_GraphBase = gs.Graph
+
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
 
@@ -113,9 +115,13 @@ def inner_nodes(graph: gs.Graph) -> Iterator[Node]:
             yield from inner_nodes(sub)
 
 
-def subgraphs(node: Node) -> list[gs.Graph]:
+def subgraphs(node: Node) -> Sequence[gs.Graph]:
     """The bodies of an If, Loop or Scan; none of other nodes."""
-    return [a for a in node.attrs.values() if isinstance(a, gs.Graph)]
+    found: tuple[gs.Graph, ...] = ()
+    for value in node.attrs.values():
+        if isinstance(value, _GraphBase):
+            found += (value,)
+    return found
 
 
 def _all_names(graph: gs.Graph) -> Iterator[str]:
@@ -309,49 +315,54 @@ def set_input(node: Node, index: int, tensor: Tensor) -> None:
 
 def sweep(graph: gs.Graph) -> None:
     """Drops nodes nobody needs and sorts the rest topologically (stable: ties keep their order)."""
-    live = _live_nodes(graph)
+    holders = [n for n in graph.nodes if subgraphs(n)]
+    reads = {id(n): n.inputs for n in graph.nodes} | {id(n): outer_inputs(n) for n in holders}
+    live = _live_nodes(graph, reads)
     for node in graph.nodes:
         if id(node) not in live:
             node.inputs.clear()
             node.outputs.clear()
-    graph.nodes = _sorted(n for n in graph.nodes if id(n) in live)
-    for node in graph.nodes:
-        for sub in subgraphs(node):
-            sub.nodes = _sorted(sub.nodes)
+    graph.nodes = _sorted([n for n in graph.nodes if id(n) in live], reads)
+    for sub in [s for n in holders for s in subgraphs(n)]:
+        sub.nodes = _sorted(list(sub.nodes), {id(n): outer_inputs(n) for n in sub.nodes})
 
 
-def outer_inputs(node: Node) -> list[Tensor]:
+def outer_inputs(node: Node) -> Sequence[Tensor]:
     """Every tensor the node needs, its subgraphs' readings of outer tensors included."""
+    inner = subgraphs(node)
+    if not inner:
+        return node.inputs
     found = list(node.inputs)
-    for sub in subgraphs(node):
+    for sub in inner:
         found += sub.outputs
-        for inner in sub.nodes:
-            found += outer_inputs(inner)
+        for each in sub.nodes:
+            found += outer_inputs(each)
     return found
 
 
-def _live_nodes(graph: gs.Graph) -> set[int]:
+_Reads = Mapping[int, Sequence[Tensor]]  # what each node needs, by the node's id
+
+
+def _live_nodes(graph: gs.Graph, reads: _Reads) -> set[int]:
     live: set[int] = set()
     stack = [p for t in graph.outputs for p in t.inputs]
     while stack:
         node = stack.pop()
-        if id(node) in live:
-            continue
-        live.add(id(node))
-        for tensor in outer_inputs(node):
-            stack += tensor.inputs
+        if id(node) not in live:
+            live.add(id(node))
+            for tensor in reads.get(id(node), ()):  # an inner node's readings are its owner's
+                stack += tensor.inputs
     return live
 
 
-def _sorted(nodes: Iterable[Node]) -> list[Node]:
-    order = list(nodes)
+def _sorted(order: list[Node], reads: _Reads) -> list[Node]:
     local = {id(n) for n in order}
-    if _is_sorted(order, local):
+    if _is_sorted(order, local, reads):
         return order
     done: set[int] = set()
     result: list[Node] = []
     for root in order:
-        stack = [(root, iter(_producers(root, local)))] if id(root) not in done else []
+        stack = [(root, iter(_producers(root, local, reads)))] if id(root) not in done else []
         done.add(id(root))
         while stack:
             node, waiting = stack[-1]
@@ -361,14 +372,14 @@ def _sorted(nodes: Iterable[Node]) -> list[Node]:
                 stack.pop()
                 continue
             done.add(id(following))
-            stack.append((following, iter(_producers(following, local))))
+            stack.append((following, iter(_producers(following, local, reads))))
     return result
 
 
-def _is_sorted(order: Sequence[Node], local: set[int]) -> bool:
+def _is_sorted(order: Sequence[Node], local: set[int], reads: _Reads) -> bool:
     waiting = local.copy()
     for node in order:
-        for tensor in outer_inputs(node):
+        for tensor in reads[id(node)]:
             for maker in tensor.inputs:
                 if id(maker) in waiting:
                     return False
@@ -376,5 +387,5 @@ def _is_sorted(order: Sequence[Node], local: set[int]) -> bool:
     return True
 
 
-def _producers(node: Node, local: set[int]) -> list[Node]:
-    return [p for t in outer_inputs(node) for p in t.inputs if id(p) in local]
+def _producers(node: Node, local: set[int], reads: _Reads) -> list[Node]:
+    return [p for t in reads[id(node)] for p in t.inputs if id(p) in local]

@@ -33,19 +33,14 @@ _PLAIN = frozenset(
     map(np.dtype, ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"))
 )
 _SILENT = G_LOGGER.CRITICAL + 1
+_KINDS = onnx.AttributeProto
 _HEADER = ("doc_string", "domain", "model_version")
 
 
 def to_proto(graph: Graph, *, hollow: bool = False) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph as a ModelProto, and the arrays left out of it (none unless `hollow`)."""
     arrays: dict[str, Any] = {}
-    model = onnx.ModelProto(
-        opset_import=_opset_imports(graph),
-        producer_name=graph.producer_name,
-        producer_version=graph.producer_version,
-        ir_version=graph.ir_version or 10,
-        **graph.header,
-    )
+    model = _header(graph)
     _write_graph(graph, model.graph, arrays if hollow else None)
     onnx.helper.set_model_props(model, dict(sorted(graph.metadata.items())))
     return model, arrays
@@ -100,20 +95,20 @@ def hollow_out(model: onnx.ModelProto) -> dict[str, Any]:
     return arrays
 
 
-def drop_data(model: onnx.ModelProto) -> None:
-    """Turns the missing constants of a hollow proto into inputs: what onnx's checker can read."""
-    constants = model.graph.initializer
-    kept = [t for t in constants if not _is_hollow_tensor(t)]
-    for tensor in constants:
-        if _is_hollow_tensor(tensor):
-            info = model.graph.input.add(name=tensor.name)
-            _write_type(info.type.tensor_type, tensor.data_type, tensor.dims)
-    del constants[:]
-    constants.extend(kept)
-
-
-def _is_hollow_tensor(tensor: onnx.TensorProto) -> bool:
-    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+def to_structure(graph: Graph) -> onnx.ModelProto:
+    """What onnx's checker needs of a graph: nodes and names, with constants as typed inputs."""
+    model = _header(graph)
+    proto = model.graph
+    _write_nodes(graph, proto)
+    for tensor in _constants_read(graph).values():
+        values = tensor.values
+        if values.dtype in _PLAIN:
+            kind = proto.input.add(name=tensor.name).type.tensor_type
+            kind.elem_type = _type_number(values.dtype)
+            kind.shape.SetInParent()  # sizes are not looked at
+        else:
+            proto.initializer.append(onnx.numpy_helper.from_array(values, tensor.name))
+    return model
 
 
 def stream(model: onnx.ModelProto, arrays: Arrays) -> Iterator[bytes | memoryview]:
@@ -169,21 +164,40 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def _header(graph: Graph) -> onnx.ModelProto:
+    return onnx.ModelProto(
+        opset_import=_opset_imports(graph),
+        producer_name=graph.producer_name,
+        producer_version=graph.producer_version,
+        ir_version=graph.ir_version or 10,
+        **graph.header,
+    )
+
+
 def _write_graph(graph: Graph, proto: onnx.GraphProto, arrays: dict[str, Any] | None) -> None:
-    """Fills in the proto in place: what is made elsewhere is copied when it is put in."""
     boundary = {t.name for t in [*graph.inputs, *graph.outputs]}
-    # Subgraphs read constants of the main graph; graphsurgeon would write each of them again there.
-    constants = {t.name: t for t in _input_constants(graph)}
+    _write_nodes(graph, proto)
+    proto.initializer.extend(_initializer(t, arrays) for t in _constants_read(graph).values())
+    made = (t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary)
+    for tensor in made:
+        if tensor.dtype is not None:
+            _write_value_info(proto.value_info, tensor)
+
+
+def _write_nodes(graph: Graph, proto: onnx.GraphProto) -> None:
     proto.name = graph.name
     if graph.doc_string:
         proto.doc_string = graph.doc_string
     for node in graph.nodes:
         _write_node(node, proto.node.add())
-    proto.input.extend(_value_info(t) for t in graph.inputs)
-    proto.output.extend(_value_info(t) for t in graph.outputs)
-    proto.initializer.extend(_initializer(t, arrays) for t in constants.values())
-    made = (t for n in graph.nodes for t in n.outputs if t.name and t.name not in boundary)
-    proto.value_info.extend(_value_info(t) for t in made if t.dtype is not None)
+    for tensors, infos in ((graph.inputs, proto.input), (graph.outputs, proto.output)):
+        for tensor in tensors:
+            _write_value_info(infos, tensor)
+
+
+def _constants_read(graph: Graph) -> dict[str, Any]:
+    # Subgraphs read constants of the main graph; graphsurgeon would write each of them again there.
+    return {t.name: t for t in _input_constants(graph)}
 
 
 def _input_constants(graph: gs.Graph) -> Iterator[Any]:
@@ -199,26 +213,28 @@ def _input_constants(graph: gs.Graph) -> Iterator[Any]:
 def _write_node(node: Any, proto: onnx.NodeProto) -> None:
     """As graphsurgeon writes it; plain numbers without its long way round."""
     proto.op_type = node.op
-    proto.input.extend(t.name for t in node.inputs)
-    proto.output.extend(t.name for t in node.outputs)
+    proto.input.extend([t.name for t in node.inputs])
+    proto.output.extend([t.name for t in node.outputs])
     if node.name:
         proto.name = node.name
     if node.domain is not None:
         proto.domain = node.domain
-    proto.attribute.extend(_attribute(name, value) for name, value in node.attrs.items())
+    for name, value in node.attrs.items():
+        _write_attribute(proto.attribute, name, value)
     if subgraphs(node):
         _drop_initializers(proto)
 
 
-def _attribute(name: str, value: Any) -> onnx.AttributeProto:
-    kinds = onnx.AttributeProto
+def _write_attribute(attributes: Any, name: str, value: Any) -> None:
+    """Made in its place: what is made elsewhere is copied when it is put in."""
     if type(value) is int:
-        return kinds(name=name, i=value, type=kinds.INT)
-    if type(value) is float:
-        return kinds(name=name, f=value, type=kinds.FLOAT)
-    if type(value) is list and value and all(type(v) is int for v in value):
-        return kinds(name=name, ints=value, type=kinds.INTS)
-    return OnnxExporter.export_attributes({name: value})[0]
+        attributes.add(name=name, i=value, type=_KINDS.INT)
+    elif type(value) is float:
+        attributes.add(name=name, f=value, type=_KINDS.FLOAT)
+    elif type(value) is list and value and all(type(v) is int for v in value):
+        attributes.add(name=name, ints=value, type=_KINDS.INTS)
+    else:
+        attributes.extend(OnnxExporter.export_attributes({name: value}))
 
 
 def _drop_initializers(node: onnx.NodeProto) -> None:
@@ -229,13 +245,13 @@ def _drop_initializers(node: onnx.NodeProto) -> None:
                 _drop_initializers(inner)
 
 
-def _value_info(tensor: Any) -> onnx.ValueInfoProto:
+def _write_value_info(infos: Any, tensor: Any) -> None:
     """As graphsurgeon writes it; plain tensors without its long way round."""
     if tensor.dtype is None or (isinstance(tensor, Variable) and tensor.type != "tensor_type"):
-        return OnnxExporter.export_value_info_proto(tensor, False)
-    info = onnx.ValueInfoProto(name=tensor.name)
-    _write_type(info.type.tensor_type, _type_number(tensor.dtype), tensor.shape)
-    return info
+        infos.append(OnnxExporter.export_value_info_proto(tensor, False))
+        return
+    kind = infos.add(name=tensor.name).type.tensor_type
+    _write_type(kind, _type_number(tensor.dtype), tensor.shape)
 
 
 def _write_type(kind: onnx.TypeProto.Tensor, number: int, dims: Any) -> None:

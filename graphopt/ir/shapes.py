@@ -60,8 +60,8 @@ def _forget_made_up_sizes(graph: Graph) -> None:
     given = {d for t in graph.inputs for d in t.shape or []}
     for node in graph.nodes:
         for tensor in node.outputs:
-            shape = tensor.shape or []
-            if any(str(d).startswith(_MADE_UP) and d not in given for d in shape):
+            named = [d for d in tensor.shape or [] if isinstance(d, str)]
+            if any(d.startswith(_MADE_UP) and d not in given for d in named):
                 tensor.shape = None
 
 

@@ -7,12 +7,13 @@ structure to onnx's own checker, which knows every operator's signature.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import onnx
 
 from graphopt.errors import GraphError
 from graphopt.ir.graph import Constant, Graph, is_input, label
-from graphopt.ir.proto import drop_data, to_proto
+from graphopt.ir.proto import to_structure
 
 Rule = Callable[[Graph], Iterator[str]]
 
@@ -37,14 +38,14 @@ def outputs_are_made(graph: Graph) -> Iterator[str]:
 def one_producer_each(graph: Graph) -> Iterator[str]:
     """No tensor is computed twice, and inputs and constants are computed by nobody."""
     given = {id(t) for t in graph.inputs}
-    every = [
-        *graph.inputs,
-        *graph.outputs,
-        *(t for n in graph.nodes for t in (*n.inputs, *n.outputs)),
-    ]
-    for tensor in {id(t): t for t in every if t.name}.values():
-        allowed = 0 if isinstance(tensor, Constant) or id(tensor) in given else 1
-        if len(tensor.inputs) > allowed:
+    read = (t for n in graph.nodes for t in n.inputs)
+    made = (t for n in graph.nodes for t in n.outputs)
+    every = {id(t): t for t in chain(graph.inputs, graph.outputs, read, made)}
+    for tensor in every.values():
+        makers = len(tensor.inputs)
+        if not makers or not tensor.name:
+            continue
+        if makers > 1 or isinstance(tensor, Constant) or id(tensor) in given:
             yield f"tensor {tensor.name!r} is computed by {len(tensor.inputs)} nodes"
 
 
@@ -52,7 +53,7 @@ def names_are_unique(graph: Graph) -> Iterator[str]:
     """One name, one tensor; one name, one node."""
     seen: dict[str, int] = {}
     for node in graph.nodes:
-        for tensor in [*node.inputs, *node.outputs]:
+        for tensor in chain(node.inputs, node.outputs):
             if tensor.name and seen.setdefault(tensor.name, id(tensor)) != id(tensor):
                 yield f"two tensors are named {tensor.name!r}"
     names = [n.name for n in graph.nodes]
@@ -81,8 +82,7 @@ def no_constant_nodes(graph: Graph) -> Iterator[str]:
 
 def onnx_accepts_it(graph: Graph) -> Iterator[str]:
     """onnx.checker finds nothing wrong."""
-    model, _ = to_proto(graph, hollow=True)
-    drop_data(model)
+    model = to_structure(graph)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:

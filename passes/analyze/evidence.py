@@ -192,7 +192,8 @@ class Evidence:
 def _rows(value: Array, axis: int) -> Array:
     if value.dtype not in (np.float32, np.float64):
         value = value.astype(np.float32)
-    return np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
+    first = value if axis == 0 else np.moveaxis(value, axis, 0)
+    return first.reshape(value.shape[axis], -1)
 
 
 def _maps(value: Array, axis: int) -> Array:

@@ -8,9 +8,9 @@ The size of an axis after removal is a count of the units left on it, so every c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeAlias
 
 import numpy as np
 
@@ -44,7 +44,25 @@ class Totals:
         return float(getattr(self, metric))
 
 
-Size: TypeAlias = "int | UnitAxis"  # an axis that can lose elements, or how many it has
+class _Volume:
+    """A product of sizes: a number times the lengths of axes that can lose elements."""
+
+    def __init__(self, sizes: Sequence[int], losing: Sequence[tuple[int, UnitAxis]]) -> None:
+        """From sizes, 1 in the places of those that can get smaller, and these by place."""
+        self.sizes = sizes
+        self.losing = losing
+        self.fixed = math.prod(sizes)
+        self.factors = [axis.index for _, axis in losing]
+
+    @classmethod
+    def of(cls, factors: Iterable[tuple[_Volume, int]]) -> _Volume:
+        """The product of single sizes of others."""
+        sizes: list[int] = []
+        losing: list[tuple[int, UnitAxis]] = []
+        for whole, at in factors:
+            losing += [(len(sizes), axis) for place, axis in whole.losing if place == at]
+            sizes.append(whole.sizes[at])
+        return cls(sizes, losing)
 
 
 class Account:
@@ -54,13 +72,13 @@ class Account:
         self._channels = channels
         self._terms = {m: _Terms() for m in Totals.metrics() if m != "latency"}
         self._roofline = None if target is None else _Roofline(target)
-        self._counted: set[tuple[int, tuple[Size, ...]]] = set()
+        self._counted: set[tuple[int, tuple[tuple[int, UnitAxis], ...]]] = set()
+        self._volumes: dict[Hashable, _Volume] = {}
         for node in channels.graph.nodes:
             self._add_node(node)
-        for site in channels.sweep.findings.sites:
-            axis = channels.axis_of(site.labels)
+        for site, axis in channels.sites:
             if site.role == "output" and axis is not None:
-                self._terms["channels"].product([axis])
+                self._terms["channels"].product(_Volume([1], [(0, axis)]))
         for terms in self._terms.values():
             terms.close()
         if self._roofline is not None:
@@ -92,43 +110,45 @@ class Account:
         return self.totals(alive)
 
     def _add_node(self, node: Node) -> None:
-        sizes: dict[int, list[Size]] = {}
+        volumes: dict[int, _Volume] = {}
         for index, tensor in enumerate(node.inputs):
-            if tensor.shape is not None and id(tensor) not in sizes:
-                sizes[id(tensor)] = self._sizes(tensor, node, index)
-        sizes.update((id(t), self._sizes(t)) for t in node.outputs if t.shape is not None)
-        factors = mac_axes(node)
-        multiplied = [sizes[id(t)][a] for t, a in factors]
-        if factors:
-            self._terms["macs"].product(multiplied)
+            if id(tensor) not in volumes and tensor.shape is not None:
+                volumes[id(tensor)] = self._volume(tensor, node, index)
+                if isinstance(tensor, Constant):
+                    self._add_constant(tensor, volumes[id(tensor)])
         for tensor in node.outputs:
-            if tensor.shape is not None and _itemsize(tensor):
-                self._terms["activations"].product(sizes[id(tensor)], _itemsize(tensor))
-        for tensor in node.inputs:
-            if isinstance(tensor, Constant):
-                self._add_constant(tensor, sizes[id(tensor)])
+            if tensor.shape is not None:
+                volumes[id(tensor)] = self._volume(tensor, None, 0)
+                if _itemsize(tensor):
+                    self._terms["activations"].product(volumes[id(tensor)], _itemsize(tensor))
+        factors = mac_axes(node)
+        macs = _Volume.of((volumes[id(t)], a) for t, a in factors) if factors else None
+        if macs is not None:
+            self._terms["macs"].product(macs)
         if self._roofline is not None:
-            moved = [
-                (sizes[id(t)], _itemsize(t))
-                for t in [*node.inputs, *node.outputs]
-                if t.shape is not None and _itemsize(t)
-            ]
-            self._roofline.add(multiplied if factors else None, moved)
+            every = [t for t in [*node.inputs, *node.outputs] if t.shape is not None]
+            moved = [(volumes[id(t)], _itemsize(t)) for t in every if _itemsize(t)]
+            self._roofline.add(macs, moved)
 
-    def _add_constant(self, tensor: Tensor, sizes: list[Size]) -> None:
+    def _add_constant(self, tensor: Tensor, volume: _Volume) -> None:
         """A constant once, and once more for every place that keeps other elements of it."""
-        key = (id(tensor), tuple(sizes))
+        key = (id(tensor), tuple(volume.losing))
         if key not in self._counted and parameters_of(tensor):
             self._counted.add(key)
-            self._terms["bytes"].product(sizes, tensor.values.dtype.itemsize)
-            self._terms["parameters"].product(sizes)
+            self._terms["bytes"].product(volume, tensor.values.dtype.itemsize)
+            self._terms["parameters"].product(volume)
 
-    def _sizes(self, tensor: Tensor, reader: Node = None, index: int = 0) -> list[Size]:
+    def _volume(self, tensor: Tensor, reader: Node, index: int) -> _Volume:
         """The size of every axis of a tensor, as this reader sees it."""
-        dims: list[Size] = [d if isinstance(d, int) else 1 for d in tensor.shape]
-        for axis, found in self._channels.losing(tensor, reader, index):
-            dims[axis] = found
-        return dims
+        key = self._channels.sweep.key(tensor, reader, index)
+        found = self._volumes.get(key)
+        if found is None:
+            sizes = [d if isinstance(d, int) else 1 for d in tensor.shape]
+            losing = self._channels.losing(tensor, reader, index)
+            for axis, _ in losing:
+                sizes[axis] = 1
+            found = self._volumes[key] = _Volume(sizes, losing)
+        return found
 
 
 def _itemsize(tensor: Tensor) -> int:
@@ -144,11 +164,11 @@ class _Roofline:
         self._nodes = 0
         self._target = target
 
-    def add(self, macs: Sequence[Size] | None, moved: Sequence[tuple[Sequence[Size], int]]) -> None:
-        """One node: the sizes its MACs are the product of, and its tensors with bytes per element."""
-        self._macs.product(macs or [], 1 if macs is not None else 0)
-        for sizes, itemsize in moved:
-            self._bytes.product(sizes, itemsize)
+    def add(self, macs: _Volume | None, moved: Sequence[tuple[_Volume, int]]) -> None:
+        """One node: its MACs, and its tensors with bytes per element."""
+        self._macs.product(macs or _Volume([], []), 1 if macs is not None else 0)
+        for volume, itemsize in moved:
+            self._bytes.product(volume, itemsize)
             self._node_of_bytes.append(self._nodes)
         self._nodes += 1
 
@@ -175,23 +195,19 @@ class _Terms:
         self._coefficients: list[float] = []
         self._factors: list[list[int]] = []
 
-    def product(self, sizes: Sequence[Size], coefficient: float = 1) -> None:
-        """Adds the product of sizes, times a coefficient."""
-        fixed, factors = 1, []
-        for size in sizes:
-            if isinstance(size, int):
-                fixed *= size
-            else:
-                factors.append(size.index)
-        self._coefficients.append(coefficient * fixed)
-        self._factors.append(factors)
+    def product(self, volume: _Volume, coefficient: float = 1) -> None:
+        """Adds a product of sizes, times a coefficient."""
+        self._coefficients.append(coefficient * volume.fixed)
+        self._factors.append(volume.factors)
 
     def close(self) -> None:
         """All terms are in."""
-        width = max((len(f) for f in self._factors), default=0)
-        none = -1  # the last length, which is 1
-        rows = [f + [none] * (width - len(f)) for f in self._factors]
-        self._table = np.array(rows, np.int64).reshape(len(rows), width).T.copy()
+        counts = np.array([len(f) for f in self._factors], np.int64)
+        term = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(term)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # Shorter products are filled up with the last length, which is 1.
+        self._table = np.full((int(counts.max(initial=0)), len(counts)), -1)
+        self._table[place, term] = [f for factors in self._factors for f in factors]
         self._scale = np.array(self._coefficients, np.float64)
 
     def each(self, lengths: Floats) -> Floats:

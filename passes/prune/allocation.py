@@ -72,8 +72,7 @@ ALLOCATIONS: dict[str, Callable[[Channels, Floats], Times]] = {
 def structure(channels: Channels) -> list[tuple[tuple[str, str, int], ...]]:
     """For each group, what its channels are to the nodes that carry them: (operator, role, count)."""
     found: list[dict[tuple[str, str], int]] = [defaultdict(int) for _ in channels.groups]
-    for site in channels.sweep.findings.sites:
-        axis = channels.axis_of(site.labels)
+    for site, axis in channels.sites:
         kernel = "x".join(str(d) for d in (site.node.inputs[site.index].shape or [])[2:])
         for group, _ in axis.groups if axis else ():
             found[group][f"{site.node.op} {kernel}", site.role] += 1
@@ -83,8 +82,7 @@ def structure(channels: Channels) -> list[tuple[tuple[str, str, int], ...]]:
 def layers_of(channels: Channels) -> list[list[str]]:
     """For each group, the names of the layers whose output channels it is."""
     found: list[dict[str, None]] = [{} for _ in channels.groups]
-    for site in channels.sweep.findings.sites:
-        axis = channels.axis_of(site.labels)
+    for site, axis in channels.sites:
         if axis is not None and site.role in ("output", "depthwise"):
             for group, _ in axis.groups:
                 found[group][label(site.node)] = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from graphopt.errors import UsageError
 from graphopt.passes.prune.account import Totals
 
+_TOO_SMALL = 1e-3  # of what there is: who writes 50 means 50%
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
@@ -24,12 +25,14 @@ class Budget:
     limit: float
 
     @classmethod
-    def parse(cls, metric: str, text: str | float, original: Totals) -> Budget:
-        """A budget from its text (see the module docstring).
+    def parse(cls, metric: str, text: str | float | Budget, original: Totals) -> Budget:
+        """A budget from its text (see the module docstring); one that is there already stays.
 
         Raises:
-            UsageError: not a number, nothing left, or more than there is.
+            UsageError: not a number, nothing left, hardly anything, or more than there is.
         """
+        if isinstance(text, Budget):
+            return text
         whole = original.of(metric)
         match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([%kKmMgGtT]?)\s*", str(text))
         try:
@@ -47,6 +50,11 @@ class Budget:
         limit = number * _SUFFIX[suffix] if absolute else number * whole
         if limit <= 0:
             raise UsageError(f"{metric} budget {text!r} leaves nothing")
+        if absolute and not suffix and limit < _TOO_SMALL * whole:
+            raise UsageError(
+                f"{metric} budget {text!r} is an absolute number, and the model has "
+                f"{in_words(whole)}; a share is written 50% or 0.5"
+            )
         if limit > whole:
             raise UsageError(
                 f"{metric} budget {text!r} is more than the model has ({in_words(whole)})"

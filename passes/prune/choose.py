@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -15,6 +15,7 @@ from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import ALLOCATIONS, Times, layers_of
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.selection import Limits, Selection, Selector
+from graphopt.passes.prune.sensitivity import PARTS
 from graphopt.runtime.targets import TARGETS, target
 
 
@@ -32,7 +33,7 @@ class Choice:
 class Wishes:
     """What is wanted: budgets by metric, how they are spread, what has to stay."""
 
-    budgets: dict[str, str | float]
+    budgets: Mapping[str, str | float | Budget]
     allocation: str = "global"
     limits: Limits = field(default_factory=Limits)
     include: Sequence[str] = ()
@@ -73,7 +74,7 @@ def choose(
     if times is None:
         allocate = ALLOCATIONS.get(wishes.allocation)
         if allocate is None:
-            known = ", ".join([*ALLOCATIONS, "sensitivity", "sections"])
+            known = ", ".join([*ALLOCATIONS, *PARTS])
             raise UsageError(f"no allocation is called {wishes.allocation!r}; known: {known}")
         times = allocate(channels, scores)
     times = times.copy()

@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
@@ -106,6 +104,8 @@ class Prune(Pass):
             step._round(self._analysis(graph) if number else channels, context)
             if earlier:
                 add_up(context.facts, earlier)
+        plan: Plan = context.facts["plan"]
+        context.facts["plan"] = dataclasses.replace(plan, settings=self._settings())
 
     def _analysis(self, graph: Graph) -> Channels:
         return Channels(graph, share=self.share, rewrite=self.rewrite)
@@ -121,7 +121,7 @@ class Prune(Pass):
         steps = []
         for k in range(1, self.rounds + 1):
             reached: dict[str, Any] = {
-                m: f"{first - (first - last) * k / self.rounds:.17g}"
+                m: Budget(m, first - (first - last) * k / self.rounds)
                 for m, (first, last) in limits.items()
             }
             steps.append(dataclasses.replace(self, rounds=1, **reached))
@@ -182,20 +182,13 @@ class Prune(Pass):
 
     def _times(self, channels: Channels, scores: Floats, context: Context) -> Floats | None:
         """Times measured on data, for the allocations that do; None for the others."""
-        if self.allocation not in ("sensitivity", "sections"):
+        if self.allocation not in sensitivity.PARTS:
             if self.shares:
                 raise UsageError("shares are given per section: use allocation=sections")
             return None
         if self.shares:
             return shares(channels, scores, _sections_with(self.shares, sections(channels)))
-        if self.allocation == "sections":
-            parts = [
-                (s.name, np.concatenate([channels.groups[g].units for g in s.groups]))
-                for s in sections(channels)
-            ]
-        else:
-            names = [layers[0] if layers else "?" for layers in layers_of(channels)]
-            parts = [(n, g.units) for n, g in zip(names, channels.groups, strict=True)]
+        parts = sensitivity.PARTS[self.allocation](channels)
         batches = self._batches(channels.graph)
         data = self._drawn(channels.graph) if batches is None else islice(batches, 1)
         found = sensitivity.measure(channels, scores, parts, data)
@@ -203,6 +196,9 @@ class Prune(Pass):
         return sensitivity.times(channels.unit_count, scores, parts, found)
 
     def _replayed(self, channels: Channels) -> Choice:
+        given = [m for m in Totals.metrics() if getattr(self, m) is not None]
+        if given:
+            raise UsageError(f"a plan says already what goes; leave out {', '.join(given)}")
         plan = self.plan if isinstance(self.plan, Plan) else Plan.load(Path(str(self.plan)))
         removed = plan.units(channels)
         account = self._account(channels)
@@ -226,15 +222,17 @@ class Prune(Pass):
         after = made.after
         if len(removed) != len(made.removed):
             after = self._account(channels).without(removed)
-        text = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: v for k, v in text.items() if isinstance(v, str | int | float | bool) and v}
         return Plan.removing(
             channels,
             removed,
             before=dataclasses.asdict(made.before),
             after=dataclasses.asdict(after),
-            settings=plain,
+            settings=self._settings(),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) and v}
 
     def _mending(
         self, channels: Channels, removed: Vector, context: Context

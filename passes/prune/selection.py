@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from graphopt.channels.axes import Group, UnitAxis
+from graphopt.channels.axes import UnitAxis
 from graphopt.channels.cut import Mask
 from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
@@ -69,7 +69,8 @@ class Selector:
         self._channels = channels
         self._account = account
         self._times = times
-        self._layers = _layers(channels, scores, limits)
+        self._best = _BestFirst(channels, scores)
+        self._layers = _layers(channels, self._best, limits)
         self._axis = np.array([layer.axis.index for layer in self._layers], np.int64)
         self._least = np.array([layer.least for layer in self._layers], np.int64)
         self._step = np.array([layer.step for layer in self._layers], np.int64)
@@ -81,7 +82,7 @@ class Selector:
 
     def at(self, time: float) -> Selection:
         """What is left when every unit whose time has come goes, within the limits."""
-        left = _Left(self._channels, self._times > time)
+        left = _Left.of(self._channels, self._times > time, self._best)
         return self._within_limits(left, self._short(left))
 
     def _short(self, left: _Left) -> list[bool]:
@@ -144,9 +145,10 @@ class Selector:
     def _with(self, found: Selection, unit: int) -> Selection:
         """One more unit, and what the limits then ask for."""
         left = found.left.copy()
-        left.revive(np.array([unit]))
+        group = self._channels.group_of_unit[[unit]]
+        left.revive(np.array([unit]), group)
         short = [False] * len(self._layers)
-        for number in self._layers_on[int(self._channels.group_of_unit[unit])]:
+        for number in self._layers_on[int(group[0])]:
             short[number] = True
         return self._within_limits(left, short)
 
@@ -174,29 +176,63 @@ class Selector:
 # --- limits of one layer ----------------------------------------------------------------------
 
 
-class _Left:
-    """The units that are left, and how many of every group."""
+class _BestFirst:
+    """The units of groups by falling score; of equal ones the first comes first."""
 
-    def __init__(self, channels: Channels, alive: Mask, of_group: list[int] | None = None) -> None:
-        self.alive = alive
+    def __init__(self, channels: Channels, scores: Floats) -> None:
         self._channels = channels
-        counted = channels.axes.left(alive).astype(int).tolist() if of_group is None else of_group
-        self.of_group: list[int] = counted
+        self._scores = scores
+        self._found: dict[tuple[int, ...], Vector] = {}
+
+    def __call__(self, *groups: int) -> Vector:
+        if groups not in self._found:
+            units = np.concatenate([self._channels.groups[g].units for g in groups])
+            units.sort()
+            order = np.argsort(-self._scores[units], kind="stable")
+            self._found[groups] = units[order]
+        return self._found[groups]
+
+
+@dataclass
+class _Left:
+    """The units that are left, and how many of every group.
+
+    Costs need the numbers only: which units of a group are revived is worked out when asked for.
+    """
+
+    of_group: list[int]
+    _alive: Mask
+    _owed: dict[int, int]  # by group, how many of the best are to be revived
+    _best: _BestFirst
+
+    @classmethod
+    def of(cls, channels: Channels, alive: Mask, best: _BestFirst) -> _Left:
+        """From the units that are left, a mask."""
+        return cls(channels.axes.left(alive).astype(int).tolist(), alive, {}, best)
+
+    @property
+    def alive(self) -> Mask:
+        """The units that are left, a mask."""
+        for group, count in self._owed.items():
+            units = self._best(group)
+            self._alive[units[~self._alive[units]][:count]] = True
+        self._owed.clear()
+        return self._alive
 
     def copy(self) -> _Left:
         """The same, to be changed apart."""
-        return _Left(self._channels, self.alive.copy(), self.of_group.copy())
+        return _Left(self.of_group.copy(), self._alive.copy(), self._owed.copy(), self._best)
 
-    def revive(self, units: Vector) -> None:
-        """Units that were gone are back."""
+    def revive(self, units: Vector, groups: Vector) -> None:
+        """Units that were gone are back; `groups` are theirs."""
         self.alive[units] = True
-        for group in self._channels.group_of_unit[units].tolist():
+        for group in groups.tolist():
             self.of_group[group] += 1
 
-    def revive_in(self, group: int, units: Vector) -> None:
-        """Units of one group are back."""
-        self.alive[units] = True
-        self.of_group[group] += len(units)
+    def revive_best(self, group: int, count: int) -> None:
+        """The best units of a group that were gone are back."""
+        self._owed[group] = self._owed.get(group, 0) + count
+        self.of_group[group] += count
 
 
 @dataclass(frozen=True)
@@ -206,8 +242,8 @@ class _Layer:
     axis: UnitAxis
     least: int
     step: int
-    groups: Sequence[Group]  # all of the graph
-    scores: Floats
+    best: _BestFirst
+    group_of_unit: Vector
 
     def give_back(self, left: _Left) -> bool:
         """Revives the best units until the limits hold; whether any had to be."""
@@ -218,24 +254,27 @@ class _Layer:
         wanted = min(-(-wanted // self.step) * self.step, len(self.axis.units))
         if kept >= wanted:
             return False
-        units, elements = self._best_first
-        dead = ~left.alive[units]
         if len(self.axis.groups) == 1:
             ((group, times),) = self.axis.groups
-            left.revive_in(group, units[dead][: -((kept - wanted) // times)])
+            left.revive_best(group, -((kept - wanted) // times))
         else:
-            count = int(elements[dead].cumsum().searchsorted(wanted - kept)) + 1
-            left.revive(units[dead][:count])
+            self._give_back_mixed(left, wanted - kept)
         return True
 
+    def _give_back_mixed(self, left: _Left, missing: int) -> None:
+        units = self.best(*(group for group, _ in self.axis.groups))
+        dead = units[~left.alive[units]]
+        elements = self._times_of_group[self.group_of_unit[dead]]
+        back = dead[: int(elements.cumsum().searchsorted(missing)) + 1]
+        left.revive(back, self.group_of_unit[back])
+
     @cached_property
-    def _best_first(self) -> tuple[Vector, Vector]:
-        """The units on the axis, and how many elements each has there."""
-        units = [self.groups[group].units for group, _ in self.axis.groups]
-        times = [np.full(len(u), t) for u, (_, t) in zip(units, self.axis.groups, strict=True)]
-        distinct, elements = np.concatenate(units), np.concatenate(times)
-        order = np.lexsort((distinct, -self.scores[distinct]))
-        return distinct[order], elements[order]
+    def _times_of_group(self) -> Vector:
+        """How many elements a unit of each group has here."""
+        times = np.zeros(1 + max(group for group, _ in self.axis.groups), np.int64)
+        for group, count in self.axis.groups:
+            times[group] = count
+        return times
 
 
 def _less_than_needed(kept: Floats, least: Vector, step: Vector, size: Vector) -> Mask:
@@ -243,11 +282,10 @@ def _less_than_needed(kept: Floats, least: Vector, step: Vector, size: Vector) -
     return np.asarray(kept < wanted)
 
 
-def _layers(channels: Channels, scores: Floats, limits: Limits) -> list[_Layer]:
+def _layers(channels: Channels, best: _BestFirst, limits: Limits) -> list[_Layer]:
     """The output axes of layers; and every other axis, which must not become empty."""
     outputs: dict[int, UnitAxis] = {}
-    for site in channels.sweep.findings.sites:
-        axis = channels.axis_of(site.labels)
+    for site, axis in channels.sites:
         if axis is not None and site.role in ("output", "depthwise"):
             outputs[axis.index] = axis
     others = [a for a in channels.axes.axes if a.index not in outputs]
@@ -256,7 +294,7 @@ def _layers(channels: Channels, scores: Floats, limits: Limits) -> list[_Layer]:
     def layer(axis: UnitAxis, limits: Limits) -> _Layer:
         size = len(axis.units)
         least = max(1, int(np.ceil(size * limits.floor)))
-        return _Layer(axis, least, _step(size, limits.multiple), channels.groups, scores)
+        return _Layer(axis, least, _step(size, limits.multiple), best, channels.group_of_unit)
 
     return [layer(a, limits) for a in outputs.values()] + [layer(a, loose) for a in others]
 

@@ -12,7 +12,7 @@ per-layer and per-section thresholds are found without setting them by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,30 @@ from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.masking import masked
 from graphopt.errors import UsageError
+from graphopt.passes.prune.allocation import layers_of
+from graphopt.passes.prune.sections import sections
 from graphopt.runtime.run import Feeds, Outputs, open_graph
 
 SHARES = (0.25, 0.5, 0.75)
+Parts = Sequence[tuple[str, Vector]]  # name and units of each
+
+
+def by_group(channels: Channels) -> Parts:
+    """Every channel group is a part, called after the first layer that makes it."""
+    names = [layers[0] if layers else "?" for layers in layers_of(channels)]
+    return [(n, g.units) for n, g in zip(names, channels.groups, strict=True)]
+
+
+def by_section(channels: Channels) -> Parts:
+    """Every section is a part."""
+    return [
+        (s.name, np.concatenate([channels.groups[g].units for g in s.groups]))
+        for s in sections(channels)
+    ]
+
+
+# The allocations that measure, and what their parts are.
+PARTS: dict[str, Callable[[Channels], Parts]] = {"sensitivity": by_group, "sections": by_section}
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class Sensitivity:
 def measure(
     channels: Channels,
     scores: Floats,
-    parts: Sequence[tuple[str, Vector]],
+    parts: Parts,
     data: Iterable[Feeds],
 ) -> Sensitivity:
     """The errors of every part.
@@ -45,7 +66,7 @@ def measure(
     Args:
         channels: the analysis.
         scores: (unit_count,), lower goes first.
-        parts: name and units of each.
+        parts: see `PARTS`.
         data: a few batches; every part is run on all of them once per share.
 
     Raises:
@@ -69,9 +90,7 @@ def measure(
     return Sensitivity(tuple(name for name, _ in parts), tuple(errors))
 
 
-def times(
-    count: int, scores: Floats, parts: Sequence[tuple[str, Vector]], found: Sensitivity
-) -> Floats:
+def times(count: int, scores: Floats, parts: Parts, found: Sensitivity) -> Floats:
     """For each of `count` units the error at which it goes."""
     at = np.full(count, np.inf)
     for (_, units), errors in zip(parts, found.errors, strict=True):

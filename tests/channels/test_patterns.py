@@ -83,10 +83,8 @@ def test_a_wrong_slice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     right = removal._sliced
 
-    def shifted(values: np.ndarray, masks: list) -> np.ndarray:
-        return right(
-            values, [None if m is None else np.roll(m, 1) if a else m for a, m in enumerate(masks)]
-        )
+    def shifted(values: np.ndarray, cuts: list) -> np.ndarray:
+        return right(values, [(a, (p + 1) % values.shape[a] if a else p) for a, p in cuts])
 
     monkeypatch.setattr(removal, "_sliced", shifted)
     assert check(graph_of(PATTERNS["chain"]), 0.5).error > 10 * TOLERANCE

@@ -105,6 +105,7 @@ REFUSED = [
     ({"macs": "nonsense"}, UsageError, "not a number"),
     ({"macs": "0"}, UsageError, "leaves nothing"),
     ({"macs": "100G"}, UsageError, "more than the model has"),
+    ({"macs": "50"}, UsageError, "a share is written 50%"),
     ({"macs": "0.5", "importance": "l7"}, UsageError, "did you mean"),
     ({"macs": "0.5", "allocation": "fair"}, UsageError, "no allocation is called 'fair'"),
     ({"macs": "0.5", "include": "w9"}, UsageError, "did you mean"),
@@ -191,6 +192,8 @@ def test_a_saved_plan_does_the_same_again(tmp_path: Any) -> None:
     again = pruned(RESIDUAL, plan=str(path))
     assert cost_of(again.graph) == cost_of(first.graph)
     assert Plan.load(path).keep == again.results[0].facts["plan"].keep
+    with pytest.raises(UsageError, match="a plan says already what goes; leave out macs"):
+        pruned(RESIDUAL, plan=str(path), macs="0.5")
 
 
 def test_rounds_reach_the_same_budget_and_tell_one_plan() -> None:

@@ -160,6 +160,8 @@ def test_a_latency_budget_needs_a_board() -> None:
 
     plan = run(latency="0.6", target="tx2", multiple="1")
     assert 0 < plan.after["latency"] <= 0.6 * plan.before["latency"]
+    plan = run(latency="0.6", target="tx2", multiple="1", rounds="2")
+    assert 0.5 < plan.after["latency"] / plan.before["latency"] <= 0.6
     with pytest.raises(UsageError, match="a latency budget needs a target: .*tx2"):
         run(latency="0.6")
     with pytest.raises(UsageError, match="no target is called 'toaster'"):

@@ -17,7 +17,7 @@ from graphopt.channels.rules import (
     spatial,
 )
 from graphopt.channels.rules.rule import Rule
-from graphopt.ir.graph import Node, is_op
+from graphopt.ir.graph import STANDARD_DOMAINS, Node
 
 RULES: dict[str, Rule] = {
     **convolution.RULES,
@@ -34,4 +34,4 @@ RULES: dict[str, Rule] = {
 
 def rule_for(node: Node) -> Rule | None:
     """The rule of a standard operator, or None."""
-    return RULES.get(node.op) if is_op(node, node.op) else None
+    return RULES.get(node.op) if node.domain in STANDARD_DOMAINS else None

@@ -31,13 +31,13 @@ def _convolve(view: View, *, in_axis: int, out_axis: int) -> None:
     else:
         out = _grouped(view, groups)
     if view.has(2):
-        out = view.unite(out, view.take(2, 0))
+        out = view.join(out, (2, 0))
         view.site("bias", 2, 0)
     view.give([view.take(0, 0), out, *[None] * (len(view.dims(0)) - 2)])
 
 
 def _dense(view: View, in_axis: int, out_axis: int) -> Axis:
-    inputs = view.unite(view.take(0, 1), view.take(1, in_axis))
+    inputs = view.join(view.take(0, 1), (1, in_axis))
     view.contract(0, 1, inputs)
     view.site("input", 1, in_axis)
     view.site("output", 1, out_axis)
@@ -50,7 +50,7 @@ def _grouped(view: View, groups: int) -> Axis:
         inputs = _same_part(view, view.take(0, 1), groups)
         view.contract(0, 1, view.look(0, 1))
         if inputs is not None:
-            view.unite(inputs, view.take(1, 1))
+            view.join(inputs, (1, 1))
         out = view.take(1, 0)
         view.site("input", 1, 1)
         view.site("output", 1, 0)
@@ -120,7 +120,7 @@ def _deform_conv(view: View) -> None:
         raise DenyError("has groups of channels or offsets")
     out = _dense(view, 1, 0)
     if view.has(3):
-        out = view.unite(out, view.take(3, 0))
+        out = view.join(out, (3, 0))
     view.give([view.take(0, 0), out, None, None])
 
 

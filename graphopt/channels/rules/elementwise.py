@@ -41,16 +41,15 @@ def _broadcast(view: View) -> None:
 
 
 def _combined(view: View, inputs: list[tuple[int, list[Any]]], axis: int, size: Any) -> Axis:
-    full: list[Axis] = []
+    full: list[tuple[int, int]] = []
     for i, dims in inputs:
         if -axis > len(dims):
             continue
-        vector = view.take(i, axis)
         if dims[axis] == 1 and size != 1:
-            view.freeze(vector, "broadcasts its only element")
+            view.freeze(view.take(i, axis), "broadcasts its only element")
         else:
-            full.append(vector)
-    return view.unite(*full) if full else None
+            full.append((i, axis))
+    return view.meet(*full) if full else None
 
 
 def _quantized(view: View) -> None:
@@ -63,7 +62,7 @@ def _quantized(view: View) -> None:
         if len(view.dims(i)) > 1:
             view.freeze(axes[axis], "has a scale per block of channels")
         else:
-            axes[axis] = view.unite(axes[axis], view.take(i, 0))
+            axes[axis] = view.join(axes[axis], (i, 0))
     view.give(axes)
 
 

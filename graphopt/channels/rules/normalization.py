@@ -13,14 +13,14 @@ def _batch_norm(view: View) -> None:
     if len(view.node.outputs) > 1:
         raise DenyError("is in training mode")
     axes = view.take_all(0)
-    channels = view.unite(axes[1], *(view.take(i, 0) for i in range(1, 5)))
+    channels = view.join(axes[1], (1, 0), (2, 0), (3, 0), (4, 0))
     for i, role in enumerate(("scale", "shift", "mean", "variance"), start=1):
         view.site(role, i, 0)
     view.give([axes[0], channels, *axes[2:]])
 
 
 def _instance_norm(view: View) -> None:
-    channels = view.unite(view.take(0, 1), view.take(1, 0), view.take(2, 0))
+    channels = view.join(view.take(0, 1), (1, 0), (2, 0))
     view.site("scale", 1, 0)
     view.site("shift", 2, 0)
     _hold(view, range(2, len(view.dims(0))))
@@ -39,7 +39,7 @@ def _group_norm(view: View) -> None:
     per_group = view.unite_rows(channels.reshape(groups, -1))
     for i, role in ((1, "scale"), (2, "shift")):
         per_channel = view.dims(i)[0] == channels.size
-        view.unite(channels if per_channel else per_group, view.take(i, 0))
+        view.join(channels if per_channel else per_group, (i, 0))
         view.site(role, i, 0)
     view.give([view.take(0, 0), channels, *[None] * (len(view.dims(0)) - 2)])
 

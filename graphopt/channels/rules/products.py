@@ -8,7 +8,7 @@ from graphopt.channels.view import Axis, DenyError, View
 
 def _contracted(view: View, a: tuple[int, int], b: tuple[int, int]) -> None:
     """The axes a and b, each (input, axis), are multiplied and summed over."""
-    both = view.unite(view.take(*a), view.take(*b))
+    both = view.meet(a, b)
     # The labels are masked where the data is computed; a constant is the other side.
     index, axis = b if view.is_constant(a[0]) else a
     view.contract(index, axis, both)
@@ -61,10 +61,10 @@ def _gemm(view: View) -> None:
     if view.has(2):
         dims = view.dims(2)
         if dims and dims[-1] != 1:
-            columns = view.unite(columns, view.take(2, len(dims) - 1))
+            columns = view.join(columns, (2, len(dims) - 1))
             view.site("bias", 2, len(dims) - 1)
         if len(dims) == 2 and dims[0] != 1:
-            rows = view.unite(rows, view.take(2, 0))
+            rows = view.join(rows, (2, 0))
     view.give([rows, columns])
 
 
@@ -94,7 +94,7 @@ def _einsum(view: View) -> None:
 
 def _recurrent(view: View) -> None:
     """LSTM, GRU, RNN: the input features are summed over; the hidden state stays whole."""
-    both = view.unite(view.take(0, 2), view.take(1, 2))
+    both = view.join(view.take(0, 2), (1, 2))
     view.contract(0, 2, both)
     view.site("input", 1, 2)
     for k, rank in enumerate((4, 3, 3)[: len(view.node.outputs)]):

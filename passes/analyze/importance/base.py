@@ -81,11 +81,9 @@ class WeightImportance(Importance):
 
     def rate(self, evidence: Evidence) -> Sequence[Rating]:
         """`of_rows` of every weight."""
-        found = []
-        for place in evidence.weights(self.sides):
-            with np.errstate(invalid="ignore", over="ignore"):  # found and named when merging
-                found.append(Rating(place, self.of_rows(evidence.rows(place))))
-        return found
+        places = evidence.weights(self.sides)
+        with np.errstate(invalid="ignore", over="ignore"):  # found and named when merging
+            return [Rating(place, self.of_rows(evidence.rows(place))) for place in places]
 
     @abc.abstractmethod
     def of_rows(self, rows: Array) -> Scores:

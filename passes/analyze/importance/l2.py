@@ -26,7 +26,9 @@ class L2(WeightImportance):
     def of_rows(self, rows: Array) -> Scores:
         """sqrt(sum_k W_ck^2), summed in pieces: exact to 1e-7 without a copy in double precision."""
         count = rows.shape[1] // _PIECE
-        pieces = rows[:, : count * _PIECE].reshape(len(rows), count, _PIECE)
-        total = np.einsum("cpk,cpk->pc", pieces, pieces).sum(0, dtype=np.float64)
         rest = rows[:, count * _PIECE :]
-        return np.sqrt(total + np.einsum("ck,ck->c", rest, rest))
+        total = np.einsum("ck,ck->c", rest, rest).astype(np.float64)
+        if count:
+            pieces = rows[:, : count * _PIECE].reshape(len(rows), count, _PIECE)
+            total = np.einsum("cpk,cpk->pc", pieces, pieces).sum(0, dtype=np.float64) + total
+        return np.sqrt(total)
