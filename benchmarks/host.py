@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,10 +28,9 @@ from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.compile import compile_graph
 from graphopt.runtime.deploy.bundle import make_bundle
 from graphopt.runtime.native import NativeRunner
+from graphopt.runtime.places.turns import in_turns, ratio
 from graphopt.runtime.run import open_file
 from graphopt.runtime.targets import target
-
-_TURNS = 4
 
 NETWORKS = (
     *("wrn-16-2", "mobilenetv2", "mobilenetv3-large", "resnet50", "yolov3-tiny"),
@@ -107,7 +105,6 @@ def _network(name: str, folder: Path, args: argparse.Namespace) -> Iterator[Row]
 def _turns(
     name: str, threads: int, model: Path, bundle: Path, feeds: dict[str, Any], seconds: float
 ) -> Row:
-    # One at a time: ONNX Runtime's threads wait for work by spinning, on the cores of whoever is next.
     openers = (
         lambda: open_file(model, optimized=True, threads=threads),
         lambda: _compiled(bundle, threads),
@@ -117,24 +114,9 @@ def _turns(
         float(np.abs(outputs[0][k] - outputs[1][k]).max() / np.abs(outputs[0][k]).max())
         for k in outputs[0]
     )
-    times: list[list[float]] = [[], []]
-    for turn in range(_TURNS):
-        for i in (0, 1) if turn % 2 == 0 else (1, 0):
-            times[i].append(_median(openers[i](), feeds, seconds / 2 / _TURNS))
-    ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-    first, second = (1e3 * statistics.median(t) for t in times)
-    return Row(name, threads, 0.0, first, second, ratio, error, 0.0, len(times[0]))
-
-
-def _median(runner: Any, feeds: dict[str, Any], seconds: float) -> float:
-    """Seconds of one run, after two that warm up."""
-    times = []
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(times) < 5:
-        started = time.perf_counter()
-        runner.run(feeds)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[2:])
+    theirs, ours = in_turns(openers, [feeds, feeds], seconds / 2)
+    ms = (1e3 * theirs.median, 1e3 * ours.median)
+    return Row(name, threads, 0.0, *ms, ratio(theirs, ours), error, 0.0, ours.runs)
 
 
 def _compiled(bundle: Path, threads: int) -> NativeRunner:

@@ -92,6 +92,21 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class OnnxReader:
+    """Who reads ONNX files on a board, where that is not ONNX Runtime.
+
+    Attributes:
+        name: for messages: TensorRT 8.2.
+        opset: the latest it knows.
+        without: operators of that opset which it does not know.
+    """
+
+    name: str
+    opset: int
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
     """A board, or the part of it that computes a network.
 
@@ -103,6 +118,7 @@ class Target:
         abis: the first is what is built if nothing else is said.
         unsupported: by precision, why the hardware cannot compute in it, and what to use.
         memory_bytes: of the board; None where boards differ.
+        efficiency: the share of the peak in float32 that kernels reach, by kind (`efficiency.KINDS`).
     """
 
     name: str
@@ -120,6 +136,8 @@ class Target:
     l3_bytes: int = 0
     memory_bytes: int | None = None
     gpu: Gpu | None = field(default=None)
+    onnx: OnnxReader | None = field(default=None)
+    efficiency: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def arch(self) -> str:
@@ -130,6 +148,11 @@ class Target:
     def triple(self) -> str:
         """LLVM's name of the default ABI."""
         return self.abis[0].triple
+
+    @property
+    def emulated_abi(self) -> str | None:
+        """The first ABI whose programs run in an emulator, which Android's do not."""
+        return next((a.name for a in self.abis if a.libc != "bionic"), None)
 
     @cached_property
     def computing(self) -> tuple[Cluster, ...]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.errors import UsageError
-from graphopt.runtime.board import LIBCS, PRECISIONS, Abi, Cluster, Gpu, Target
+from graphopt.runtime.board import LIBCS, PRECISIONS, Abi, Cluster, Gpu, OnnxReader, Target
+from graphopt.runtime.efficiency import KINDS
 from graphopt.toml import read_toml
 
 BOARDS = Path(__file__).parent / "boards"
@@ -44,6 +45,8 @@ def read_board(path: Path) -> Target:
         l3_bytes=_KIB * table.whole("l3_kib", 0),
         memory_bytes=_bytes(table.number("memory_gib", 0)),
         gpu=_gpu(table.table("gpu")) if "gpu" in table else None,
+        onnx=_onnx(table.table("onnx")) if "onnx" in table else None,
+        efficiency=_efficiency(table.table("efficiency", {})),
     )
     table.close()
     _check(target, path)
@@ -99,6 +102,20 @@ def _gpu(table: _Table) -> Gpu:
             gigaflops=table.by_precision("gigaflops", _Table.number),
         )
     )
+
+
+def _onnx(table: _Table) -> OnnxReader:
+    return table.closed(
+        OnnxReader(
+            name=table.text("reader"),
+            opset=table.whole("opset"),
+            without=tuple(table.names("without")),
+        )
+    )
+
+
+def _efficiency(table: _Table) -> dict[str, float]:
+    return table.closed({kind: table.number(kind) for kind in KINDS if kind in table})
 
 
 def _bytes(gib: float) -> int | None:
@@ -169,6 +186,12 @@ class _Table:
             )
 
         return self._get(key, 'a list of LLVM attributes such as ["+neon"]', fits)
+
+    def names(self, key: str) -> list[str]:
+        def fits(v: Any) -> bool:
+            return isinstance(v, list) and all(isinstance(n, str) and n for n in v)
+
+        return self._get(key, 'a list of texts such as ["Mod"]', fits, [])
 
     def cpus(self, key: str) -> list[int]:
         def fits(v: Any) -> bool:

@@ -42,6 +42,7 @@ def emulate(
     environment: Mapping[str, str] | None = None,
     timeout: float = 120.0,
     check: bool = True,
+    plugin: str = "",
 ) -> Finished:
     """Runs a program as a board's core would.
 
@@ -54,6 +55,7 @@ def emulate(
         environment: the program's; nothing of this process's is passed on.
         timeout: in seconds, after which it is killed.
         check: whether an exit code other than 0 raises.
+        plugin: qemu's words for one of its plugins: its path, its options after commas.
 
     Raises:
         UsageError: qemu or a sysroot is missing (says what to install), or knows no such core.
@@ -68,6 +70,7 @@ def emulate(
     command = [emulator(target), "-cpu", target.core]
     if elf.loader:
         command += ["-L", str(sysroot or _sysroot(elf))]
+    command += ["-plugin", plugin] if plugin else []
     command += [str(program.resolve()), *map(str, arguments)]
     try:
         done = subprocess.run(

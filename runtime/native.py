@@ -174,8 +174,9 @@ class ProgramRunner:
         threads: int | None = None,
         cores: Sequence[int] | None = None,
         timeout: float = _LONGEST_SECONDS,
+        plugin: str = "",
     ) -> None:
-        """Takes the arguments of NativeRunner, and the seconds after which it is killed.
+        """Takes the arguments of NativeRunner, the seconds after which it is killed, a plugin of qemu's.
 
         Raises:
             LoadError: the folder is no bundle.
@@ -187,15 +188,12 @@ class ProgramRunner:
             reason = self.manifest["left_out"].get("run", "the file is missing")
             raise UsageError(f"{folder} has no program to run it with: {reason}")
         self._target = target(str(self.manifest["target"]))
+        self._is_host = is_for_this_machine(self.manifest)
         self.name = "its runner" if self._is_host else f"qemu as a {self._target.core}"
-        self._timeout = timeout
+        self._timeout, self._plugin = timeout, plugin
         self._options: list[str] = ["--threads", str(threads)] if threads else []
         if cores is not None:
             self._options += ["--cores", ",".join(map(str, cores)) or "any"]
-
-    @property
-    def _is_host(self) -> bool:
-        return self._target.name == "host"
 
     def run(self, feeds: Feeds) -> Outputs:
         """The outputs by name; RunError with the runner's words when it fails."""
@@ -218,7 +216,12 @@ class ProgramRunner:
         words = [*self._options, *words]
         if not self._is_host:
             return emulate(
-                self._program, words, target=self._target, timeout=self._timeout, check=check
+                self._program,
+                words,
+                target=self._target,
+                timeout=self._timeout,
+                check=check,
+                plugin=self._plugin,
             )
         done = subprocess.run(
             [str(self._program.resolve()), *words],
@@ -252,8 +255,13 @@ def open_bundle(
         LoadError, RunError, UsageError: see there.
     """
     manifest = read_manifest(folder)
-    kind = NativeRunner if manifest["target"] == "host" else ProgramRunner
+    kind = NativeRunner if is_for_this_machine(manifest) else ProgramRunner
     return kind(folder, threads=threads, cores=cores)
+
+
+def is_for_this_machine(manifest: Manifest) -> bool:
+    """Whether a bundle runs here as it is: of the target host, or a GPU's for the ABI host."""
+    return "host" in (manifest["target"], manifest["abi"])
 
 
 def read_manifest(folder: Path) -> Manifest:

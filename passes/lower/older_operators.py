@@ -27,7 +27,7 @@ from graphopt.ir.graph import (
 
 Rule = Callable[[Graph, Node], None]
 # Attributes that came later, with the value that means what was before.
-_SINCE = {
+_SINCE: dict[str, dict[str, Any]] = {
     "AveragePool": {"dilations": None},
     "BatchNormalization": {"training_mode": 0},
     "Cast": {"saturate": 1},
@@ -115,17 +115,17 @@ def _layer_norm(graph: Graph, node: Node) -> None:
     replace_uses(graph, out, made if beta is None else arithmetic("Add", made, beta))
 
 
-def _reduction(graph: Graph, node: Node) -> None:
+def _reduction(_: Graph, node: Node) -> None:
     """Axes were an attribute."""
     axes = input_value(node, 1)
     if axes is None and input_of(node, 1) is not None:
         return  # computed
-    named = axes is not None and axes.size > 0
+    named = [] if axes is None else [int(a) for a in axes.reshape(-1)]
     if not named and node.attrs.get("noop_with_empty_axes", 0):
         return
     node.attrs.pop("noop_with_empty_axes", None)
     if named:
-        node.attrs["axes"] = [int(a) for a in axes.reshape(-1)]
+        node.attrs["axes"] = named
     node.inputs = node.inputs[:1]
 
 

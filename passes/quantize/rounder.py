@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.cache import cache_folder
 from graphopt.data import Data
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, is_op, nodes_of, sweep
 from graphopt.passes.quantize.grid import Grid, Kind, channel_grid, grid_for
 from graphopt.passes.quantize.observe import Observed, observe, range_of
-from graphopt.passes.quantize.observe.calibrate import default_cache
 from graphopt.passes.quantize.observe.curves import curve_behind
 from graphopt.passes.quantize.pairs import GridTensors, add_grid, add_pair
 from graphopt.passes.quantize.placement import PRODUCTS, Placement, place, weight_axis
@@ -90,7 +90,7 @@ class Rounder:
                 without=without,
             )
             if any(n not in self.observed.histograms for n in placement.carried):
-                cache = default_cache() if self.settings.cache else None
+                cache = cache_folder("calibration") if self.settings.cache else None
                 self.observed = observe(self.graph, list(placement.carried), self.data, cache=cache)
             bad = set(self.observed.not_finite()) & set(placement.carried)
             if not bad:

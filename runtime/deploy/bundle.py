@@ -17,6 +17,7 @@ from graphopt.runtime.deploy import documents
 from graphopt.runtime.deploy.build import build
 from graphopt.runtime.deploy.digest import digest_of, draw
 from graphopt.runtime.deploy.names import prefix_of
+from graphopt.runtime.gpu.compile import GpuCompiled
 from graphopt.runtime.lower.program import Program
 from graphopt.runtime.run import Feeds, Outputs
 from graphopt.runtime.toolchain.find import toolchain_for
@@ -31,7 +32,7 @@ def drawn_inputs(program: Program) -> Feeds:
 
 
 def make_bundle(
-    compiled: Compiled,
+    compiled: Compiled | GpuCompiled,
     folder: Path,
     *,
     name: str,

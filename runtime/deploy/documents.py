@@ -14,6 +14,7 @@ from graphopt.runtime.compile import Compiled
 from graphopt.runtime.deploy.build import ARCHIVE, HEADER, LIBRARY, RUNNER, WEIGHTS, Built
 from graphopt.runtime.deploy.digest import Digest
 from graphopt.runtime.deploy.tables import scratch_of, size_of
+from graphopt.runtime.gpu.compile import GpuCompiled
 from graphopt.runtime.lower.program import Port
 from graphopt.runtime.toolchain.toolchain import Toolchain
 
@@ -23,7 +24,7 @@ Manifest = dict[str, Any]
 
 
 def manifest(
-    compiled: Compiled,
+    compiled: Compiled | GpuCompiled,
     built: Built,
     folder: Path,
     *,
@@ -48,6 +49,7 @@ def manifest(
         "triple": tools.abi.triple,
         "libc": f"{tools.abi.libc} {tools.abi.version}".strip(),
         "precision": compiled.precision,
+        **({"gpu": _gpu(compiled)} if isinstance(compiled, GpuCompiled) else {}),
         "versions": {
             "graphopt": version("graphopt"),
             "apache-tvm": version("apache-tvm"),
@@ -76,6 +78,19 @@ def manifest(
     }
 
 
+# What is opened at run time.
+_DRIVERS = {"opencl": "libOpenCL.so", "cuda": "libcuda.so.1"}
+
+
+def _gpu(compiled: GpuCompiled) -> dict[str, Any]:
+    assert compiled.target.gpu is not None
+    return {
+        "driver": compiled.driver,
+        "arch": compiled.target.gpu.arch,
+        "kernels_sha256": hashlib.sha256(compiled.source.encode()).hexdigest(),
+    }
+
+
 def _port(port: Port) -> dict[str, Any]:
     return {
         "name": port.name,
@@ -98,7 +113,8 @@ def cmake(found: Manifest) -> str:
     name = found["prefix"]
     static = ARCHIVE in found["files"]
     kind, file = ("STATIC", ARCHIVE) if static else ("SHARED", LIBRARY)
-    libraries = '\n    INTERFACE_LINK_LIBRARIES "pthread;m"' if static else ""
+    needed = "pthread;m;dl" if "gpu" in found else "pthread;m"
+    libraries = f'\n    INTERFACE_LINK_LIBRARIES "{needed}"' if static else ""
     return f"""\
 # The network {name}, compiled for {found["target"]} ({found["triple"]}):
 #
@@ -130,8 +146,17 @@ def _head(found: Manifest) -> str:
 
 {found["model"]["name"]}, compiled by graphopt {found["versions"]["graphopt"]} for {found["board"]}: \
 {found["triple"]}, {found["libc"]} or later.
-It needs no runtime beside this folder: no Python, no TVM.
+It needs no runtime beside this folder: no Python, no TVM.{_driver(found)}
 """
+
+
+def _driver(found: Manifest) -> str:
+    if "gpu" not in found:
+        return ""
+    library = _DRIVERS[found["gpu"]["driver"]]
+    return f"""
+The kernels are in the library, and the driver's compiler makes code of them when a model is created. The
+driver, {library}, comes with the board and is opened at run time."""
 
 
 def _files(found: Manifest) -> str:
@@ -160,16 +185,17 @@ def _running(found: Manifest) -> str:
         if found["check"]["outputs"]
         else ""
     )
+    where = "" if "gpu" in found else f", {found['threads']} threads"
+    threads = "" if "gpu" in found else f"./run --threads 2{bound}\n"
     return f"""\
 ## On the board
 
 Copy `run` and `{WEIGHTS}` into one folder there (`scp run {WEIGHTS} board:`), then:
 
 ```sh
-{check}./run --iters 100 --warmup 10                   # latency, {found["threads"]} threads
+{check}./run --iters 100 --warmup 10                   # latency{where}
 ./run --iters 20 --profile                      # per layer
-./run --threads 2{bound}
-./run {given} {made}
+{threads}./run {given} {made}
 ```
 
 Inputs that are not given are drawn, always the same. Exit codes: 0 done, 1 failed, 2 usage, 3 the check
@@ -184,7 +210,8 @@ def _files_of(option: str, letter: str, ports: list[dict[str, Any]]) -> str:
 
 def _linking(found: Manifest) -> str:
     prefix = found["prefix"]
-    libraries = " -lpthread -lm" if ARCHIVE in found["files"] else ""
+    needed = " -lpthread -lm -ldl" if "gpu" in found else " -lpthread -lm"
+    libraries = needed if ARCHIVE in found["files"] else ""
     file = ARCHIVE if ARCHIVE in found["files"] else LIBRARY
     given = "\n".join(
         f"{prefix}_set_input(model, {k}, x{k}, {p['bytes']}); /* {_what(p)} */"
@@ -224,13 +251,24 @@ def _numbers(found: Manifest) -> str:
         for kind, key in (("input", "inputs"), ("output", "outputs"))
         for p in found[key]
     ]
-    rows = [
-        f"| multiply-accumulates | {found['macs']:,} in {found['steps']} steps |",
-        f"| weights | {memory['weights']:,} bytes, mapped |",
-        f"| arena | {memory['arena']:,} bytes (no plan needs less than {memory['arena_lower_bound']:,}) |",
-        f"| weights transformed when loaded | {memory['lasting']:,} bytes |",
-        f"| scratch | {memory['scratch_per_thread']:,} bytes for each of {found['threads']} threads |",
-    ]
+    arena = (
+        f"| arena | {memory['arena']:,} bytes "
+        f"(no plan needs less than {memory['arena_lower_bound']:,})"
+    )
+    rows = [f"| multiply-accumulates | {found['macs']:,} in {found['steps']} steps |"]
+    if "gpu" in found:
+        rows += [
+            f"| weights | {memory['weights']:,} bytes, in the GPU's memory |",
+            f"{arena}, in the GPU's memory |",
+        ]
+    else:
+        threads = f"{found['threads']} threads"
+        rows += [
+            f"| weights | {memory['weights']:,} bytes, mapped |",
+            f"{arena} |",
+            f"| weights transformed when loaded | {memory['lasting']:,} bytes |",
+            f"| scratch | {memory['scratch_per_thread']:,} bytes for each of {threads} |",
+        ]
     checked = found.get("verified")
     if checked:
         rows.append(f"| equal to ONNX Runtime | {checked} |")

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from graphopt.runtime.compile import Compiled
 from graphopt.runtime.deploy.digest import Digest
 from graphopt.runtime.deploy.names import quoted, type_of
 from graphopt.runtime.deploy.weights import Weights
-from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Step
+from graphopt.runtime.lower.arena import Arena
+from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
 
 # Below this, waking threads takes longer than the work: multiply-accumulates and bytes.
 _SMALL_MACS, _SMALL_BYTES = 50_000, 32 << 10
 
 
-def network(compiled: Compiled, weights: Weights, cores: Sequence[int], threads: int) -> str:
+class Network(Protocol):
+    """A compiled network, for processors or a GPU."""
+
+    @property
+    def program(self) -> Program:
+        """Its steps."""
+
+    @property
+    def arena(self) -> Arena:
+        """Where its memory lies."""
+
+    @property
+    def symbols(self) -> Mapping[Kernel, str]:
+        """The name of every kernel."""
+
+
+def network(compiled: Network, weights: Weights, cores: Sequence[int], threads: int) -> str:
     """The text of network.c."""
-    writer = _Writer(compiled, weights)
-    program, arena = compiled.program, compiled.arena
+    writer = Writer(compiled, weights)
+    program = compiled.program
     figures = {
-        "inputs": "inputs",
-        "outputs": "outputs",
-        "input_count": len(program.inputs),
-        "output_count": len(program.outputs),
+        **figures_of(compiled, weights),
         "prepare": "prepare_steps",
         "steps": "run_steps",
         "prepare_count": len(program.prepare),
-        "step_count": len(program.steps),
-        "arena_size": arena.size,
-        "lasting_size": arena.lasting,
         "scratch_size": scratch_of(compiled),
-        "weights_size": f"{weights.size}u",
-        "weights_checksum": f"{weights.checksum:#x}u",
         "cores": "cores",
         "core_count": len(cores),
         "thread_count": threads,
@@ -55,7 +63,23 @@ def network(compiled: Compiled, weights: Weights, cores: Sequence[int], threads:
     return "\n".join([*parts, ""])
 
 
-def scratch_of(compiled: Compiled) -> int:
+def figures_of(compiled: Network, weights: Weights) -> dict[str, object]:
+    """What nn_network says of every network."""
+    program, arena = compiled.program, compiled.arena
+    return {
+        "inputs": "inputs",
+        "outputs": "outputs",
+        "input_count": len(program.inputs),
+        "output_count": len(program.outputs),
+        "step_count": len(program.steps),
+        "arena_size": arena.size,
+        "lasting_size": arena.lasting,
+        "weights_size": f"{weights.size}u",
+        "weights_checksum": f"{weights.checksum:#x}u",
+    }
+
+
+def scratch_of(compiled: Network) -> int:
     """Bytes of memory each thread needs for itself, those for loading included."""
     program = compiled.program
     return max((s.private for s in [*program.prepare, *program.steps]), default=0)
@@ -80,8 +104,10 @@ def expected(digests: Sequence[Digest], tolerance: float) -> str:
     return "\n".join([*lines, ""])
 
 
-class _Writer:
-    def __init__(self, compiled: Compiled, weights: Weights) -> None:
+class Writer:
+    """Writes what a program is made of."""
+
+    def __init__(self, compiled: Network, weights: Weights) -> None:
         self._symbols: Mapping[Kernel, str] = compiled.symbols
         self._offsets: Mapping[Memory, int] = compiled.arena.offsets
         self._weights = weights
@@ -119,10 +145,11 @@ class _Writer:
         )
 
     def _pointer(self, place: Place) -> str:
-        base, offset = self._found(place)
+        base, offset = self.found(place)
         return f"at->{base} + {offset}"
 
-    def _found(self, place: Place) -> tuple[str, int]:
+    def found(self, place: Place) -> tuple[str, int]:
+        """The memory a place lies in, and the offset there."""
         if place.of is None:
             return "scratch", place.offset
         if isinstance(place.of, Memory):
@@ -141,7 +168,7 @@ class _Writer:
         return [*shapes, f"static const nn_port {kind}[] = {{", *(rows or [empty]), "};\n"]
 
     def _port(self, shape: str, port: Port) -> str:
-        base, offset = self._found(port.place)
+        base, offset = self.found(port.place)
         tensor = (
             f"{{{quoted(port.name)}, NN_{type_of(port)}, {len(port.shape)}, {shape}, "
             f"{size_of(port)}}}"

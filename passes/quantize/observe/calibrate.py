@@ -84,15 +84,6 @@ def observe(
     return found
 
 
-def default_cache() -> Path:
-    """Where measurements are kept: $GRAPHOPT_CACHE, else $XDG_CACHE_HOME/graphopt or ~/.cache/graphopt."""
-    given = os.environ.get("GRAPHOPT_CACHE")
-    if given:
-        return Path(given) / "calibration"
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "graphopt" / "calibration"
-
-
 # --- one batch ------------------------------------------------------------------------------------
 
 

@@ -57,9 +57,12 @@ extern const nn_network_tables nn_network;
 typedef struct {
     unsigned char *bytes;
     size_t size;
+    int mapped; /* from a file, and to be given back */
 } nn_weights;
 
 int nn_weights_open(nn_weights *weights, const char *path, char *error, size_t error_size);
+int nn_weights_use(nn_weights *weights, const void *bytes, size_t size, char *error,
+                   size_t error_size);
 void nn_weights_close(nn_weights *weights);
 uint64_t nn_mix(uint64_t value);
 

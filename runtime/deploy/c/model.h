@@ -69,6 +69,12 @@ typedef struct {
  */
 nn_model *nn_create(const char *weights, const nn_options *options, char *error, size_t error_size);
 
+/* The same with the contents of model.weights in memory, at a multiple of 64: an asset of an app, or
+ * part of a program. They are not copied and must stay until nn_destroy().
+ */
+nn_model *nn_create_from(const void *weights, size_t size, const nn_options *options, char *error,
+                         size_t error_size);
+
 /* Ends the threads and frees everything. NULL is fine; no other call may be under way. */
 void nn_destroy(nn_model *model);
 
@@ -97,6 +103,9 @@ const char *nn_error(const nn_model *model);
 /* How many threads compute, and how many of them the system agreed to bind to their cores. */
 int nn_thread_count(const nn_model *model);
 int nn_bound_count(const nn_model *model);
+
+/* What computes: the GPU as its driver calls it; "" for a network that was compiled for processors. */
+const char *nn_device(const nn_model *model);
 
 /* Bytes of memory a model takes besides its mapped weights. */
 size_t nn_memory(const nn_model *model);

@@ -313,6 +313,15 @@ static void find_weights(const char *program, char *path, size_t size) {
     snprintf(path, size, "%.*smodel.weights", folder, program);
 }
 
+static void print_model(const nn_model *model, double ms) {
+    printf("%d layers", nn_layer_count());
+    if (nn_device(model)[0] != '\0')
+        printf(" on %s", nn_device(model));
+    else
+        printf(", %d threads, %d of them bound to a core", nn_thread_count(model), nn_bound_count(model));
+    printf(", %.1f MB of memory; ready in %.1f ms\n", (double)nn_memory(model) * 1e-6, ms);
+}
+
 int main(int count, char **words) {
     options chosen;
     char beside[4096];
@@ -337,9 +346,7 @@ int main(int count, char **words) {
     nn_model *model = nn_create(chosen.weights, &chosen.how, message, sizeof message);
     if (model == NULL)
         return say(FAILED, message);
-    printf("%d layers, %d threads, %d of them bound to a core, %.1f MB of memory; ready in %.1f ms\n",
-           nn_layer_count(), nn_thread_count(model), nn_bound_count(model),
-           (double)nn_memory(model) * 1e-6, nn_milliseconds() - start);
+    print_model(model, nn_milliseconds() - start);
     int code = run_model(model, &chosen);
     nn_destroy(model);
     return code;

@@ -73,16 +73,25 @@ int nn_weights_open(nn_weights *weights, const char *path, char *error, size_t e
         return nn_fail(error, error_size, "%s is empty; copy it again", path);
     if (bytes == MAP_FAILED)
         return nn_fail(error, error_size, "cannot read the weights %s: %s", path, strerror(reason));
-    weights->bytes = bytes;
-    weights->size = (size_t)size;
+    *weights = (nn_weights){.bytes = bytes, .size = (size_t)size, .mapped = 1};
     if (check(weights, path, error, error_size) == 0)
         return 0;
     nn_weights_close(weights);
     return -1;
 }
 
+int nn_weights_use(nn_weights *weights, const void *bytes, size_t size, char *error,
+                   size_t error_size) {
+    static const char name[] = "the memory of the weights";
+    /* Nothing writes to weights; kernels have pointers of one kind for all memories. */
+    *weights = (nn_weights){.bytes = (unsigned char *)(uintptr_t)bytes, .size = size};
+    if (bytes == NULL || (uintptr_t)bytes % NN_ALIGNMENT != 0)
+        return nn_fail(error, error_size, "%s must begin at a multiple of %d", name, NN_ALIGNMENT);
+    return check(weights, name, error, error_size);
+}
+
 void nn_weights_close(nn_weights *weights) {
-    if (weights->bytes != NULL)
+    if (weights->mapped)
         munmap(weights->bytes, weights->size);
-    weights->bytes = NULL;
+    *weights = (nn_weights){0};
 }

@@ -234,6 +234,27 @@ static void test_options(void) {
     MUST(strcmp(error, "cannot open") == 0); /* cut to the size that was given */
 }
 
+static void test_weights_in_memory(void) {
+    static _Alignas(64) unsigned char bytes[1 << 14];
+    FILE *file = fopen(path, "rb");
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    nn_options options = {.threads = 2};
+    nn_model *model = nn_create_from(bytes, size, &options, error, sizeof error);
+    MUST(model != NULL && !maps_the_weights());
+    run_and_compare(model, 3);
+    nn_destroy(model); /* the memory stays the caller's */
+    MUST(memcmp(bytes, "GRAPHOPT", 8) == 0);
+    MUST(nn_create_from(bytes, size - 64, NULL, error, sizeof error) == NULL);
+    MUST(strstr(error, "the memory of the weights has") == error);
+    MUST(nn_create_from(bytes + 1, size, NULL, error, sizeof error) == NULL);
+    MUST(strcmp(error, "the memory of the weights must begin at a multiple of 64") == 0);
+    MUST(nn_create_from(NULL, size, NULL, error, sizeof error) == NULL);
+    bytes[200] ^= 1;
+    MUST(nn_create_from(bytes, size, NULL, error, sizeof error) == NULL);
+    MUST(strcmp(error, "the memory of the weights is damaged (its checksum differs); copy it again") == 0);
+}
+
 static void *run_often(void *model) {
     int32_t x[COUNT] = {0}, y[COUNT];
     for (int k = 0; k < 20; k++) {
@@ -276,6 +297,7 @@ int main(int count, char **words) {
     test_the_weights_are_mapped_while_there_is_a_model();
     test_what_is_refused();
     test_options();
+    test_weights_in_memory();
     test_several_threads_at_once();
     printf("passed\n");
     return 0;
