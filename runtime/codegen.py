@@ -44,7 +44,7 @@ def _lowered(module: Any) -> Any:
         s_tir.transform.LowerOpaqueBlock(),
     ]
     rest = [
-        tirx.transform.Apply(_with_pointers),
+        tirx.transform.Apply(with_pointers),
         tirx.transform.StmtSimplify(),
         tirx.transform.FlattenBuffer(),
         tirx.transform.NarrowDataType(32),
@@ -58,7 +58,7 @@ def _lowered(module: Any) -> Any:
     return transform.Sequential([*blocks, *rest])(module)
 
 
-def _with_pointers(function: Any) -> Any:
+def with_pointers(function: Any) -> Any:
     """The function with pointers for the buffers it is given, as plain C passes them."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as build

@@ -17,6 +17,7 @@ from graphopt.runtime.board import Target
 from graphopt.runtime.codegen import object_file
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.lower.arena import Arena, plan
+from graphopt.runtime.lower.choose import Direct, Shape, Winograd
 from graphopt.runtime.lower.lowering import Lowering
 from graphopt.runtime.lower.program import Kernel, Program
 from graphopt.runtime.lower.quantized import has_integers
@@ -52,6 +53,7 @@ def compile_graph(
     *,
     precision: str = "float32",
     sizes: Mapping[str, int] | None = None,
+    tuned: Mapping[Shape, Direct | Winograd] | None = None,
 ) -> Compiled:
     """Lowers a graph for a target.
 
@@ -61,6 +63,7 @@ def compile_graph(
         precision: of images and weights, float32 or float16; inputs and outputs are as the graph has
             them. What is not quantized of a graph with integers is float32.
         sizes: numbers for named dimensions; a batch without one is 1.
+        tuned: how to compute convolutions that were measured (`tune`).
 
     Raises:
         UsageError: a dimension is not known, or the target cannot compute in the precision.
@@ -72,7 +75,7 @@ def compile_graph(
     if quantized:
         precision = "float32"
     machine = machine_of(target, precision)
-    program = Lowering(own, machine, machine_of(target)).run()
+    program = Lowering(own, machine, machine_of(target), tuned).run()
     kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])
     symbols = {kernel: f"graphopt_kernel_{i}" for i, kernel in enumerate(kernels)}
     name = f"int8 and {precision}" if quantized else precision

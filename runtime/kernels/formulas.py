@@ -42,6 +42,10 @@ class Numbers:
     def __call__(self, value: float) -> Value:
         return constant(value, self.dtype, self.lanes)
 
+    def let(self, value: Value) -> Value:
+        """The value, computed here once."""
+        return let(value)
+
     def max(self, a: Value, b: Value) -> Value:
         """The larger of two in every lane."""
         from tvm import tirx
@@ -101,25 +105,25 @@ def _polynomial(n: Numbers, x: Value, coefficients: tuple[float, ...]) -> Value:
 
 def exp(n: Numbers, x: Value) -> Value:
     """e^x = 2^k e^r, k = floor(x / ln 2 + 1/2), |r| <= ln 2 / 2; saturates at 2^127 and 2^-126."""
-    x = let(n.max(n.min(x, n(88.0)), n(-87.3)))
-    k = let(n.intrinsic("floor", x * n(math.log2(math.e)) + n(0.5)))
-    r = let(x - k * n(_LN2_HIGH) - k * n(_LN2_LOW))
+    x = n.let(n.max(n.min(x, n(88.0)), n(-87.3)))
+    k = n.let(n.intrinsic("floor", x * n(math.log2(math.e)) + n(0.5)))
+    r = n.let(x - k * n(_LN2_HIGH) - k * n(_LN2_LOW))
     value = _polynomial(n, r, _EXP) * (r * r) + r + n(1.0)
     power = (n.integers(k) + n.integer(127)) << n.integer(23)
-    return let(value * n.bits(power, "float32"))
+    return n.let(value * n.bits(power, "float32"))
 
 
 def log(n: Numbers, x: Value) -> Value:
     """ln x = k ln 2 + ln f, sqrt(1/2) <= f < sqrt 2; for x > 0 that is no denormal."""
-    bits = let(n.bits(x, "int32"))
+    bits = n.let(n.bits(x, "int32"))
     k = n.floats(((bits >> n.integer(23)) & n.integer(255)) - n.integer(126))
-    f = let(n.bits((bits & n.integer(0x007FFFFF)) | n.integer(0x3F000000), "float32"))
+    f = n.let(n.bits((bits & n.integer(0x007FFFFF)) | n.integer(0x3F000000), "float32"))
     small = f < n(math.sqrt(0.5))
-    k = let(n.select(small, k - n(1.0), k))
-    f = let(n.select(small, f + f, f) - n(1.0))
-    square = let(f * f)
+    k = n.let(n.select(small, k - n(1.0), k))
+    f = n.let(n.select(small, f + f, f) - n(1.0))
+    square = n.let(f * f)
     value = _polynomial(n, f, _LOG) * (f * square) + k * n(_LN2_LOW) - square * n(0.5)
-    return let(f + value + k * n(_LN2_HIGH))
+    return n.let(f + value + k * n(_LN2_HIGH))
 
 
 def sigmoid(n: Numbers, x: Value) -> Value:
@@ -140,15 +144,15 @@ def softplus(n: Numbers, x: Value) -> Value:
 def mish(n: Numbers, x: Value) -> Value:
     """x tanh(ln(1 + e^x)) = x w / (w + 2), w = e^x (e^x + 2); x itself from 20 on."""
     e = exp(n, n.min(x, n(20.0)))
-    w = let(e * (e + n(2.0)))
+    w = n.let(e * (e + n(2.0)))
     return x * (w / (w + n(2.0)))
 
 
 def erf(n: Numbers, x: Value) -> Value:
     """The error function to 1.5e-7."""
-    size = let(n.intrinsic("abs", x))
-    t = let(n(1.0) / (n(1.0) + n(_ERF_P) * size))
-    value = let(n(1.0) - _polynomial(n, t, _ERF) * t * exp(n, n(0.0) - size * size))
+    size = n.let(n.intrinsic("abs", x))
+    t = n.let(n(1.0) / (n(1.0) + n(_ERF_P) * size))
+    value = n.let(n(1.0) - _polynomial(n, t, _ERF) * t * exp(n, n(0.0) - size * size))
     return n.select(x < n(0.0), n(0.0) - value, value)
 
 

@@ -7,6 +7,7 @@ given to it as one more array.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +45,16 @@ class Generic:
     constants: tuple[Constant, ...]
 
 
-def generic(model: onnx.ModelProto, where: str) -> Generic:
+def generic(
+    model: onnx.ModelProto, where: str, *, target: Any = "llvm", schedule: Sequence[Any] = ()
+) -> Generic:
     """The functions that compute a model of one node.
+
+    Args:
+        model: one node.
+        where: what it is called in errors.
+        target: TVM's, whose operators are taken.
+        schedule: passes that say how the functions' loops are run.
 
     Raises:
         UnsupportedError: TVM's importer does not know the operator, or this use of it.
@@ -63,10 +72,11 @@ def generic(model: onnx.ModelProto, where: str) -> Generic:
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             relax.transform.DeadCodeElimination(),
+            *schedule,
         ]
     )
     try:
-        with warnings.catch_warnings(), Target("llvm"):
+        with warnings.catch_warnings(), Target(target):
             warnings.simplefilter("ignore")
             module = passes(from_onnx(model, keep_params_in_input=False))
     except Exception as error:  # the importer raises whatever comes

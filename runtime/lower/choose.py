@@ -41,6 +41,73 @@ class Winograd:
     cycles: float
 
 
+@dataclass(frozen=True)
+class Shape:
+    """All that decides how a convolution of images is best computed.
+
+    Attributes:
+        depth: channel blocks that are summed over, of one group.
+        blocks: channel blocks of the result.
+        size: (height, width) of the result.
+    """
+
+    window: Window
+    depth: int
+    blocks: int
+    size: tuple[int, int]
+    groups: int
+
+    def __str__(self) -> str:
+        """For files: "conv 3x3 s1x1 d1x1 g1: 8 to 16 blocks, 52x52"."""
+        kernel, stride, spread = (
+            f"{a}x{b}" for a, b in (self.window.kernel, self.window.stride, self.window.dilation)
+        )
+        high, wide = self.size
+        return (
+            f"conv {kernel} s{stride} d{spread} g{self.groups}: "
+            f"{self.depth} to {self.blocks} blocks, {high}x{wide}"
+        )
+
+    @property
+    def suits_winograd(self) -> bool:
+        """Whether F(m, 3) computes it."""
+        one = self.window.stride == self.window.dilation == (1, 1)
+        return self.groups == 1 and self.window.kernel == (3, 3) and one
+
+
+def conv(machine: Machine, shape: Shape) -> Direct | Winograd:
+    """What the model takes for the fastest way."""
+    best = direct(machine, shape.window, shape.depth, shape.blocks // shape.groups, shape.size)
+    if shape.suits_winograd:
+        fast = winograd(machine, shape.depth, shape.blocks, shape.size)
+        if fast.cycles < best.cycles:
+            return fast
+    if shape.groups > 1 and (shape.blocks // shape.groups) % best.vectors:
+        return Direct(1, best.columns, best.cycles)
+    return best
+
+
+def ways(machine: Machine, shape: Shape, count: int) -> list[Direct | Winograd]:
+    """The `count` ways the model likes best, in its order; each algorithm has some."""
+    per_group = shape.blocks // shape.groups
+    found: list[list[Direct | Winograd]] = [
+        sorted(
+            _directs(machine, shape.window, shape.depth, per_group, shape.size),
+            key=lambda d: d.cycles,
+        )
+    ]
+    if shape.groups > 1:
+        found[0] = [d for d in found[0] if per_group % d.vectors == 0]
+    if shape.suits_winograd:
+        for m in _SIZES[machine.dtype]:
+            tiles_ = _winograds(machine, m, shape.depth, shape.blocks, shape.size)
+            found.append(sorted(tiles_, key=lambda w: w.cycles))
+    firsts = [way for each in found for way in each[: max(2, count // (2 * len(found)))]]
+    rest = sorted({w for each in found for w in each} - set(firsts), key=lambda w: w.cycles)
+    chosen = [*firsts, *rest][:count]
+    return sorted(chosen, key=lambda w: w.cycles)
+
+
 def register_tiles(machine: Machine) -> Iterator[tuple[int, int]]:
     """(vectors, columns) that fit in the registers; a quarter of them is left to LLVM."""
     for vectors in range(1, 7):
@@ -78,35 +145,36 @@ def direct(
         blocks: channel blocks of the result (of one group).
         size: (height, width) of the result.
     """
+    return min(_directs(machine, window, depth, blocks, size), key=lambda d: (d.cycles, -d.vectors))
+
+
+def _directs(
+    machine: Machine, window: Window, depth: int, blocks: int, size: tuple[int, int]
+) -> Iterator[Direct]:
     height, width = size
     taps = depth * window.kernel[0] * window.kernel[1]
-
-    def cost(tile: tuple[int, int]) -> float:
-        vectors, columns = tile
-        rows = -(-blocks // vectors) * height
-        return rows * taps * row_cycles(machine, vectors, columns, width)
-
-    vectors, columns = min(register_tiles(machine), key=lambda t: (cost(t), -t[0]))
     weight = taps * blocks * machine.lanes**2 * machine.width
-    return Direct(vectors, columns, cost((vectors, columns)) + _fetch(machine, weight))
+    for vectors, columns in register_tiles(machine):
+        rows = -(-blocks // vectors) * height
+        work = rows * taps * row_cycles(machine, vectors, columns, width)
+        yield Direct(vectors, columns, work + _fetch(machine, weight))
 
 
 def winograd(machine: Machine, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
     """The best F(m, 3) for a convolution."""
-    return min(
-        (_winograd(machine, m, depth, blocks, size) for m in _SIZES[machine.dtype]),
-        key=lambda w: w.cycles,
-    )
+    every = (w for m in _SIZES[machine.dtype] for w in _winograds(machine, m, depth, blocks, size))
+    return min(every, key=lambda w: (w.cycles, w.m, w.strip))
 
 
-def _winograd(machine: Machine, m: int, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
+def _winograds(
+    machine: Machine, m: int, depth: int, blocks: int, size: tuple[int, int]
+) -> Iterator[Winograd]:
     count = -(-size[0] // m) * -(-size[1] // m)
     elements = (m + 2) ** 2
     transforms = _transforms(machine, m, depth, blocks, count)
     weight = elements * depth * blocks * machine.lanes**2 * machine.width
-    best: Winograd | None = None
     for vectors, columns in register_tiles(machine):
-        for strip in _strips(machine, elements, depth, vectors, columns, count):
+        for strip in sorted(_strips(machine, elements, depth, vectors, columns, count)):
             strips = -(-count // strip)
             groups = strips * (strip // columns) * -(-blocks // vectors)
             work = elements * depth * groups * tile_cycles(machine, vectors, columns) + transforms
@@ -114,11 +182,7 @@ def _winograd(machine: Machine, m: int, depth: int, blocks: int, size: tuple[int
             tiles = elements * depth * strip * machine.lanes * machine.width
             turns = -(-blocks // vectors) + 1  # written once
             moved = strips * (_fetch(machine, weight) + turns * _fetch(machine, tiles))
-            cycles = work + moved
-            if best is None or (cycles, strip) < (best.cycles, best.strip):
-                best = Winograd(m, vectors, columns, strip, cycles)
-    assert best is not None
-    return best
+            yield Winograd(m, vectors, columns, strip, work + moved)
 
 
 def _strips(

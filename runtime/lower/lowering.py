@@ -6,7 +6,7 @@ algorithm, and what borders images need for it; the second, when all sizes are f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.cost import node_cost
-from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, sole_reader, static_shape
+from graphopt.ir.graph import Graph, Node, Tensor, is_op, label, static_shape
 from graphopt.runtime.kernels.blocking import Block, Unblock
 from graphopt.runtime.kernels.grid import Grid
 from graphopt.runtime.kernels.movement import PadPlain
@@ -22,11 +22,13 @@ from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Operand, Po
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradWeight
 from graphopt.runtime.lower import weights
-from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown, per_channel, text_of
+from graphopt.runtime.lower.choose import Direct, Shape, Winograd
+from graphopt.runtime.lower.fuse import Region, per_channel, text_of
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import Layout, image_shape
 from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
 from graphopt.runtime.lower.quantized import grid_of, take_products
+from graphopt.runtime.lower.regions import main_input, main_of, regions_of
 
 _ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _FLOAT = 4  # bytes of a float32
@@ -41,9 +43,22 @@ class Lowering:
     """
 
     def __init__(
-        self, graph: Graph, machine: Machine, plain_machine: Machine | None = None
+        self,
+        graph: Graph,
+        machine: Machine,
+        plain_machine: Machine | None = None,
+        tuned: Mapping[Shape, Direct | Winograd] | None = None,
     ) -> None:
-        self.graph, self.machine = graph, machine
+        """Begins with a graph, which is changed.
+
+        Args:
+            graph: in normal form, all sizes known.
+            machine: what computes images.
+            plain_machine: what computes the rest; the same if not given.
+            tuned: how to compute convolutions about which more is known than the model says.
+        """
+        self.graph, self.machine, self.tuned = graph, machine, tuned or {}
+        self.shapes: dict[Shape, Node] = {}  # of convolutions of images, with the first of each
         # Plain tensors are float32 whatever images are.
         self.plain_machine = plain_machine or machine
         self.products = take_products(graph)
@@ -69,51 +84,13 @@ class Lowering:
             port = self._port(tensor, Place(Memory(tensor.name, self._size(tensor))))
             self.program.inputs.append(port)
             self._plain[id(tensor)] = port.place
-        for region in self.regions():
+        for region in regions_of(self.graph, self.layout):
             plan(self, region)
         for tensor in self.graph.outputs:
             self._output(tensor)
         for emit in self._later:
             emit()
         return self.program
-
-    # --- what is computed together -------------------------------------------------------------
-
-    def regions(self) -> list[Region]:
-        """Every node in one region, each where its last node stands."""
-        found: list[tuple[int, Region]] = []
-        taken: set[int] = set()
-        order = {id(n): i for i, n in enumerate(self.graph.nodes)}
-        for node in self.graph.nodes:
-            if id(node) in taken:
-                continue
-            region = self._region(node, taken)
-            members = [region.first, *region.nodes]
-            if region.rounding is not None:
-                members.append(region.rounding)
-            taken.update(id(n) for n in members)
-            found.append((max(order[id(n)] for n in members), region))
-        return [region for _, region in sorted(found, key=lambda f: f[0])]
-
-    def _region(self, node: Node, taken: set[int]) -> Region:
-        kind = self.layout.kind(node)
-        elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in self.layout.blocked
-        alone = kind in ("concat", "pieces", "round", "unround")
-        if alone or not (kind or elementwise):
-            return Region(node, [], node.outputs[0])
-        start = [node] if elementwise else []
-        if kind == "dense":
-            return Region(node, [], node.outputs[0])
-        image = node.outputs[0]
-
-        def may_take(other: Node, values: set[int]) -> bool:
-            return id(other) not in taken and self.layout.may_fuse(other, image, values)
-
-        region = grown(self.graph, node, start, may_take)
-        reader = sole_reader(self.graph, region.out)
-        if reader is not None and self.layout.kind(reader) == "round":
-            region.rounding = reader
-        return region
 
     # --- tensors ------------------------------------------------------------------------------
 
@@ -258,7 +235,7 @@ class Lowering:
     ) -> tuple[Callable[[], Expression], Callable[[], Iterable[Place]]]:
         """What a region's kernel ends in, and the places of its operands, once sizes are final."""
         shape = static_shape(region.out) or ()
-        text = text_of(region, self._main(region), lambda t: self._operand(t, shape))
+        text = text_of(region, main_of(self.layout, region), lambda t: self._operand(t, shape))
 
         def expression() -> Expression:
             operands = tuple(Operand(kind, strides()) for kind, strides, _ in text.operands)
@@ -266,17 +243,9 @@ class Lowering:
 
         return expression, lambda: [place() for _, _, place in text.operands]
 
-    def _main(self, region: Region) -> Tensor:
-        if region.nodes and region.nodes[0] is region.first:
-            return self.main_input(region.first)
-        return region.first.outputs[0]
-
     def main_input(self, node: Node) -> Tensor:
         """The image an elementwise node that starts a region goes over."""
-        shape = static_shape(node.outputs[0])
-        return next(
-            t for t in node.inputs if static_shape(t) == shape and id(t) in self.layout.blocked
-        )
+        return main_input(self.layout, node)
 
     def _operand(self, tensor: Tensor, shape: tuple[int, ...]) -> Any:
         constant = per_channel(tensor, shape)

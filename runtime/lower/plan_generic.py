@@ -25,15 +25,20 @@ def plan_alias(lowering: Lowering, node: Node) -> None:
 _TOLD = {"GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1, "Scatter": 1}
 
 
-def plan_generic(lowering: Lowering, node: Node) -> None:
+def refuse_unseen_indices(node: Node) -> None:
+    """Raises UnsupportedError for an operator that reads or writes where run time tells it to."""
     told = _TOLD.get(node.op)
     if told is not None and getattr(node.inputs[told], "values", None) is None:
         raise UnsupportedError(
             f"{node.op} {label(node)}: its indices are computed at run time, and nothing would keep "
             "them inside the data"
         )
-    found = generic(_model_of(lowering, node), f"{node.op} {label(node)}")
-    given = [lowering.plain(t) for t in _computed(node)]
+
+
+def plan_generic(lowering: Lowering, node: Node) -> None:
+    refuse_unseen_indices(node)
+    found = generic(model_of(lowering.graph.opset, node), f"{node.op} {label(node)}")
+    given = [lowering.plain(t) for t in computed_inputs(node)]
     made = [lowering.make_plain(t) for t in node.outputs]
     numbers = [lowering.program.constant(values) for values in found.constants]
     memory: dict[int, Place] = {}
@@ -68,7 +73,8 @@ class _Function:
         return self.call.function
 
 
-def _computed(node: Node) -> list[Tensor]:
+def computed_inputs(node: Node) -> list[Tensor]:
+    """What a node is given that is no constant, each once."""
     found: list[Tensor] = []
     for tensor in node.inputs:
         is_constant = getattr(tensor, "values", None) is not None
@@ -95,30 +101,31 @@ def _held_inside(node: Node, inputs: list[Any]) -> list[gs.Node]:
     return made
 
 
-def _model_of(lowering: Lowering, node: Node) -> onnx.ModelProto:
-    """A model of one node."""
+def model_of(opset: int, node: Node) -> onnx.ModelProto:
+    """A model of one node, whose names C takes too; equal nodes have equal models."""
 
-    def variable(tensor: Tensor) -> gs.Variable:
-        return gs.Variable(tensor.name, tensor.dtype, static_shape(tensor))
+    def variable(tensor: Tensor, name: str) -> gs.Variable:
+        if tensor.is_empty():
+            return gs.Variable.empty()
+        return gs.Variable(name, tensor.dtype, static_shape(tensor))
 
-    computed = _computed(node)
-    copies = {id(t): variable(t) for t in [*computed, *node.outputs]}
+    computed = computed_inputs(node)
+    copies = {id(t): variable(t, f"given{i}") for i, t in enumerate(computed)}
+    copies.update({id(t): variable(t, f"made{i}") for i, t in enumerate(node.outputs)})
     inputs = [
         copies.get(id(t))
-        or (gs.Variable.empty() if t.is_empty() else gs.Constant(t.name, t.values))
-        for t in node.inputs
+        or (gs.Variable.empty() if t.is_empty() else gs.Constant(f"constant{i}", t.values))
+        for i, t in enumerate(node.inputs)
     ]
     nodes = []
     if node.op == "Gather" and id(node.inputs[1]) in copies:
         nodes = _held_inside(node, inputs)
-    copy = gs.Node(
-        node.op, node.name, dict(node.attrs), inputs, [copies[id(t)] for t in node.outputs]
-    )
+    copy = gs.Node(node.op, "node", dict(node.attrs), inputs, [copies[id(t)] for t in node.outputs])
     copy.domain = node.domain
     graph = gs.Graph(
         [*nodes, copy],
         [copies[id(t)] for t in computed],
         [copies[id(t)] for t in node.outputs],
-        opset=lowering.graph.opset,
+        opset=opset,
     )
     return gs.export_onnx(graph, do_type_check=False)

@@ -45,17 +45,15 @@ def plan_conv(lowering: Lowering, region: Region) -> None:
     if channels < min(machine.lanes, _FEW_CHANNELS + 1) and not lowering.has_image(node.inputs[0]):
         _direct(lowering, region, window, choose.direct_plain(machine, window, made), plain=True)
         return
-    blocks = -(-made[0] // machine.lanes)
-    depth = -(-channels // machine.lanes)
-    best = choose.direct(machine, window, depth, blocks // groups, size)
-    if groups == 1 and window.kernel == (3, 3) and window.stride == window.dilation == (1, 1):
-        fast = choose.winograd(machine, depth, blocks, size)
-        if fast.cycles < best.cycles:
-            _winograd(lowering, region, fast)
-            return
-    if groups > 1 and (blocks // groups) % best.vectors:
-        best = choose.Direct(1, best.columns, best.cycles)
-    _direct(lowering, region, window, best, plain=False)
+    shape = choose.Shape(
+        window, -(-channels // machine.lanes), -(-made[0] // machine.lanes), size, groups
+    )
+    lowering.shapes.setdefault(shape, node)
+    how = lowering.tuned.get(shape) or choose.conv(machine, shape)
+    if isinstance(how, choose.Winograd):
+        _winograd(lowering, region, how)
+    else:
+        _direct(lowering, region, window, how, plain=False)
 
 
 def _direct(

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,7 @@ from graphopt.runtime.board import Abi, Target
 from graphopt.runtime.toolchain.toolchain import Toolchain
 
 _NDK_VARIABLES = ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
+HOST = "host"
 _OLDEST_API = "23"  # of Android: the first with stdout as a variable
 
 # Uses what drivers and runners use, so that it asks for the same versions of symbols.
@@ -58,13 +60,20 @@ def toolchain_for(
 
     Args:
         target: the board.
-        abi: one of its ABIs by name; the first if not given.
+        abi: one of its ABIs by name; the first if not given. For a board's GPU also "host": this
+            machine's.
         use: only this one: ndk, zig, gcc (a cross compiler) or cc (this machine's).
         ndk: where an Android NDK is; ANDROID_NDK_HOME if not given.
 
     Raises:
         UsageError: there is none; says what to install.
     """
+    if target.gpu is not None and abi == HOST:
+        from graphopt.runtime.host import this_machine
+
+        # Its kernels run on any device of a driver, the host code on any processor.
+        own = toolchain_for(this_machine(), use=use)
+        return replace(own, abi=replace(own.abi, name=HOST))
     wanted = target.abi(abi)
     kinds = [k for k in _kinds(target, wanted) if use in (None, k)]
     if not kinds:

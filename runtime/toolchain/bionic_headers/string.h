@@ -15,3 +15,4 @@ void *memchr(const void *, int, size_t);
 void *memcpy(void *, const void *, size_t);
 void *memmove(void *, const void *, size_t);
 void *memset(void *, int, size_t);
+size_t strcspn(const char *, const char *);
