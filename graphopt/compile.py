@@ -1,10 +1,15 @@
-"""From a model file to a bundle for a board: optimized, compiled, tried out against ONNX Runtime."""
+"""From a model file to a bundle or library for a board: optimized, compiled, tried out.
+
+Tried out means run, here or in an emulator, and compared with ONNX Runtime.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +24,18 @@ from graphopt.registry import LOWERING, default_passes, pass_class
 from graphopt.runtime.board import Target
 from graphopt.runtime.compile import Compiled, compile_graph
 from graphopt.runtime.deploy.bundle import CHECK_TOLERANCE, check_place, drawn_inputs, make_bundle
+from graphopt.runtime.deploy.tvm_library import make_tvm_library
+from graphopt.runtime.gpu.compile import GpuCompiled, compile_for_gpu
+from graphopt.runtime.gpu.twin import twin_of
+from graphopt.runtime.lower.choose import Shape
 from graphopt.runtime.lower.sizes import fix_sizes
 from graphopt.runtime.memory import release
 from graphopt.runtime.native import ProgramRunner
+from graphopt.runtime.places.place import Place
 from graphopt.runtime.run import Outputs
 from graphopt.runtime.toolchain.find import toolchain_for
 from graphopt.runtime.toolchain.toolchain import Toolchain
+from graphopt.tune import Way, tune
 
 # Winograd's transforms cost two digits of float32's seven; see Oracle for what noise adds.
 # Half precision has three of its own, and a network adds up what its layers lose.
@@ -38,7 +49,8 @@ class CompiledModel:
     """What became of a model.
 
     Attributes:
-        manifest: what the bundle says about itself.
+        path: the bundle, or the library.
+        manifest: what the bundle says about itself; a library's bundle was made to try it out.
         error: the worst of any output against ONNX Runtime's; None where it was not run.
         tolerance: what it had to stay within.
         unverified: why it was not run; empty if it was.
@@ -46,7 +58,7 @@ class CompiledModel:
         seconds: per stage.
     """
 
-    folder: Path
+    path: Path
     manifest: Mapping[str, Any]
     error: float | None
     tolerance: float
@@ -55,38 +67,43 @@ class CompiledModel:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def bundle_bytes(self) -> int:
-        """Of all files."""
-        return sum(p.stat().st_size for p in self.folder.iterdir())
+    def size(self) -> int:
+        """Bytes of all files."""
+        files = self.path.iterdir() if self.path.is_dir() else [self.path]
+        return sum(p.stat().st_size for p in files)
 
 
 def compile_file(
     source: Path,
-    folder: Path,
+    output: Path,
     *,
     target: Target,
+    form: str = "bundle",
     abi: str | None = None,
     sizes: Mapping[str, int] | None = None,
     precision: str | None = None,
     optimize: bool = True,
     toolchain: str | None = None,
     verify: bool | None = None,
+    tune_at: Place | None = None,
     replace: bool = False,
     progress: Progress = silent,
 ) -> CompiledModel:
-    """Compiles the model in `source` to a bundle.
+    """Compiles the model in `source` to a bundle, or to a library for TVM's runtime.
 
     Args:
         source: an ONNX file.
-        folder: the bundle; written when everything succeeded.
+        output: the bundle, a folder, or the library; written when everything succeeded.
         target: the board.
+        form: bundle, or tvm.
         abi: one of its ABIs by name; its first if not given.
         sizes: numbers for named dimensions of inputs; a batch without one is 1.
-        precision: of images and weights, float32 (if not given) or float16.
+        precision: of images and weights, float32 or float16; float32 if not given, on a GPU its own.
         optimize: run the default passes first.
         toolchain: zig, gcc, ndk or cc; the first that serves if not given.
         verify: run the bundle; None: unless that takes an emulator minutes.
-        replace: whether a bundle that is there may be replaced.
+        tune_at: where to measure ways to compute convolutions; the model's choice if not given.
+        replace: whether what is there may be replaced.
         progress: told what is going on.
 
     Raises:
@@ -96,7 +113,11 @@ def compile_file(
     notes: list[str] = []
     used = _checked_precision(target, precision)
     tools = toolchain_for(target, abi, use=toolchain)
-    check_place(folder, replace=replace)
+    if form == "tvm" and target.gpu is not None:
+        raise UsageError(
+            f"{target.name}: a library for TVM's runtime is for processors; take a bundle"
+        )
+    _check_output(output, form, replace=replace)
     clock = _Clock(progress)
     clock.enter("loading")
     graph = load(source)
@@ -109,25 +130,34 @@ def compile_file(
         graph = _run(default_passes(), graph, oracle, source, notes)
     clock.enter("lowering")
     graph = _run([pass_class(n)() for n in LOWERING], graph, oracle, source, notes)
-    compiled = compile_graph(graph, target, precision=used)
+    compiled: Compiled | GpuCompiled
+    if target.gpu is not None:
+        compiled = compile_for_gpu(graph, target, precision=used)
+    else:
+        tuned = _tuned(graph, tune_at, used, clock, notes) if tune_at is not None else {}
+        compiled = compile_graph(graph, target, precision=used, tuned=tuned)
     notes += _about_precision(compiled, precision)
     del graph
     release()
     clock.enter("generating code")
-    manifest = make_bundle(
-        compiled,
-        folder,
-        name=source.stem,
-        tools=tools,
-        reference=judge.reference(compiled),
-        tolerance=max(CHECK_TOLERANCE, 2 * judge.tolerance),
-        model={"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
-        judge=lambda draft: judge(draft, clock),
-        replace=replace,
-    )
+    with _bundle_place(output, form) as folder:
+        manifest = make_bundle(
+            compiled,
+            folder,
+            name=source.stem,
+            tools=tools,
+            reference=judge.reference(compiled),
+            tolerance=max(CHECK_TOLERANCE, 2 * judge.tolerance),
+            model={"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+            judge=lambda draft: judge(draft, clock),
+            replace=replace,
+        )
+    if form == "tvm" and isinstance(compiled, Compiled):
+        clock.enter("generating code")
+        make_tvm_library(compiled, output, name=source.stem, tools=tools)
     clock.leave()
     return CompiledModel(
-        folder=folder,
+        path=output,
         manifest=manifest,
         error=judge.error,
         tolerance=judge.tolerance,
@@ -137,11 +167,30 @@ def compile_file(
     )
 
 
+def _check_output(output: Path, form: str, *, replace: bool) -> None:
+    if form == "bundle":
+        check_place(output, replace=replace)
+    elif output.is_dir():
+        raise UsageError(f"{output} is a folder; a library is a file, {output.name}.so")
+    elif not output.absolute().parent.is_dir():
+        raise UsageError(f"{output.parent} does not exist; create the folder first")
+    elif output.exists() and not replace:
+        raise UsageError(f"{output} exists; --force replaces it")
+
+
+@contextmanager
+def _bundle_place(output: Path, form: str) -> Iterator[Path]:
+    """Where the bundle goes: for a library, whose kernels it holds, only to be tried out."""
+    if form == "bundle":
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        yield Path(name) / "bundle"
+
+
 def _checked_precision(target: Target, wanted: str | None) -> str:
-    if target.gpu is not None:
-        raise UsageError(f"{target.name}: networks for GPUs are not built yet; compile for its CPU")
     if wanted is None:
-        return "float32"
+        return "float32" if target.gpu is None else target.default_precision
     if target.precision(wanted) not in TOLERANCE:
         raise UsageError(
             f"{wanted} is what a network is quantized to: `graphopt quantize` first, and compile that"
@@ -149,7 +198,22 @@ def _checked_precision(target: Target, wanted: str | None) -> str:
     return wanted
 
 
-def _about_precision(compiled: Compiled, wanted: str | None) -> Iterator[str]:
+def _tuned(
+    graph: Graph, place: Place, precision: str, clock: _Clock, notes: list[str]
+) -> Mapping[Shape, Way]:
+    clock.enter("tuning")
+    found = tune(graph, place, precision, progress=clock.say)
+    gained = [g for g in found.gains.values() if g > 1]
+    notes.append(
+        f"tuned at {place}: {len(found.ways)} shapes of convolutions, {found.measured} of them measured "
+        f"now; {len(gained)} are computed in another way than the model's, up to "
+        f"{max(gained, default=1.0):.2f} times as fast"
+    )
+    clock.enter("lowering")
+    return found.ways
+
+
+def _about_precision(compiled: Compiled | GpuCompiled, wanted: str | None) -> Iterator[str]:
     made, best = compiled.precision, compiled.target.default_precision
     if wanted is not None and wanted != made:
         yield f"computed in {made}: what is not quantized of a quantized network is never in {wanted}"
@@ -201,8 +265,9 @@ class _Judge:
         self._runner = open_runner(graph)
         self._expected: Outputs = {}
 
-    def reference(self, compiled: Compiled) -> Outputs:
+    def reference(self, compiled: Compiled | GpuCompiled) -> Outputs:
         """The outputs for the inputs that the bundle's runner draws."""
+        self._compiled = compiled
         self._expected = self._runner.run(drawn_inputs(compiled.program))
         del self._runner
         release()
@@ -227,7 +292,13 @@ class _Judge:
         return f"not run where it was compiled: {self.unverified}"
 
     def _compared(self, folder: Path) -> str:
-        runner = ProgramRunner(folder, cores=())
+        if not isinstance(self._compiled, GpuCompiled):
+            runner = ProgramRunner(folder, cores=())
+            return self._judged(runner, runner.name)
+        with twin_of(self._compiled, self._expected, 2 * self.tolerance) as twin:
+            return self._judged(twin.runner, twin.name)
+
+    def _judged(self, runner: ProgramRunner, by: str) -> str:
         try:
             found = runner.check()
         except RunError as error:
@@ -237,14 +308,16 @@ class _Judge:
         if not self.error <= self.tolerance:
             raise VerificationError(
                 f"output {name!r} of the bundle differs from ONNX Runtime's: error "
-                f"{self.error:.2g} > {self.tolerance:.2g} in {runner.name}; nothing was written"
+                f"{self.error:.2g} > {self.tolerance:.2g} in {by}; nothing was written"
             )
-        return f"worst error {self.error:.1e} ≤ {self.tolerance:.1e}, run by {runner.name}"
+        return f"worst error {self.error:.1e} ≤ {self.tolerance:.1e}, run by {by}"
 
     def _why_not(self) -> str:
         """Why the bundle is not run here; empty if it is."""
         if self._verify is False:
             return "--no-verify"
+        if self._target.gpu is not None:
+            return ""
         if self._tools.abi.libc == "bionic":
             return "programs for Android do not run here"
         if self._target.name == "host":
@@ -270,6 +343,10 @@ class _Clock:
         self.leave()
         self._progress(stage)
         self._stage = stage
+
+    def say(self, text: str) -> None:
+        """Word of what the stage is at."""
+        self._progress(text)
 
     def leave(self) -> None:
         now = time.perf_counter()

@@ -76,7 +76,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Optimized:
-    """Everything one run found out; the report is made from this."""
+    """Everything one run found out; the report is made from this.
+
+    Attributes:
+        bundle: the manifest of what was compiled for a board, and its `path` and `bytes`.
+        bench: what that takes there, as `graphopt bench` tells it.
+    """
 
     before: Snapshot
     after: Snapshot
@@ -89,6 +94,8 @@ class Optimized:
     notes: tuple[str, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     accuracy: Accuracy | None = None
+    bundle: Mapping[str, Any] | None = None
+    bench: Mapping[str, Any] | None = None
 
 
 def optimize_file(

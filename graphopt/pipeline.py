@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import tee, zip_longest
 from typing import Any
 
 from graphopt.errors import (
@@ -151,15 +151,14 @@ class _Workbench:
         """Makes `graph` the current one."""
         self.graph, self.judge = graph, judge
         self.cost = cost_of(graph)
-        self._state: list[object] | None = None
+        self._state = state_of(graph)
         self._copy: Graph | None = None
 
     @property
-    def state(self) -> list[object]:
-        """What the current graph is (see `state_of`); worked out when a pass has to be compared."""
-        if self._state is None:
-            self._state = list(state_of(self.graph))
-        return self._state
+    def state(self) -> Iterator[object]:
+        """What the current graph is (see `state_of`), worked out once and as far as it is read."""
+        self._state, again = tee(self._state)
+        return again
 
     def copy(self) -> Graph:
         """A copy to edit; a pass that left its copy as it was hands it on to the next."""

@@ -101,6 +101,9 @@ def test_inspect(model: Path) -> None:
     done = run("inspect", model)
     assert done.returncode == 0, done.stderr
     assert "3 nodes" in done.stdout
+    told = json.loads(run("inspect", model, "--target", "tx2", "--json").stdout)
+    assert told["predicted_ms"] == sum(v["predicted_ms"] for v in told["layers"]) > 0
+    assert "predicted: " in run("inspect", model, "--target", "tx2").stdout
     layers = json.loads(run("inspect", model, "--json").stdout)["layers"]
     assert layers[0]["op"] == "Conv"
     assert layers[0]["macs"] == 8 * 3 * 9 * 16 * 16

@@ -94,6 +94,15 @@ def optimize(
     ] = 0,
     verify: Annotated[bool, typer.Option(help="Prove that the outputs are equal.")] = True,
     measure: Measure = True,
+    board: Annotated[
+        Text,
+        typer.Option(
+            "--target", help="Compile the result for a board too, beside it: MODEL.opt.TARGET."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a bundle of --target that is there.")
+    ] = False,
 ) -> None:
     """Optimizes MODEL; the result is written only when its outputs are proven equal."""
     from graphopt.optimize import optimize_file
@@ -101,6 +110,7 @@ def optimize(
     started = time.perf_counter()
     target = output or model.with_name(f"{model.stem}.opt.onnx")
     checked_report(report)
+    place = _place_for(target, board, force=force)
     with progress() as telling:
         images = None if data is None else {"data": str(data), "preprocess": preprocess or ""}
         if images is not None and not (prune or recover or quantize):
@@ -123,11 +133,32 @@ def optimize(
             measure=measure,
             progress=telling,
         )
-    finish(run, target, report, started, as_json=as_json)
+        if place is not None:
+            from graphopt.optimize_for import compiled_for
+
+            run = compiled_for(
+                run,
+                model,
+                target,
+                *place,
+                input_shapes=shapes(input_shape or []),
+                measure=measure,
+                replace=force,
+                progress=telling,
+            )
+    more = [] if place is None else [f"wrote {place[0]}"]
+    finish(run, target, report, started, as_json=as_json, more=more)
 
 
 @app.command()
-def inspect(model: Model, input_shape: Shapes = None, as_json: Json = False) -> None:
+def inspect(
+    model: Model,
+    input_shape: Shapes = None,
+    board: Annotated[
+        Text, typer.Option("--target", help="Predict what every layer takes on a board, too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Shows what every layer of MODEL costs: parameters, MACs, activation bytes."""
     from dataclasses import asdict
 
@@ -140,6 +171,13 @@ def inspect(model: Model, input_shape: Shapes = None, as_json: Json = False) -> 
     fix_shapes(graph, shapes(input_shape or []))
     layers = [asdict(node_cost(n)) for n in graph.nodes]
     totals = asdict(cost_of(graph))
+    if board is not None:
+        from graphopt.runtime.efficiency import node_seconds
+        from graphopt.runtime.targets import target
+
+        for layer, node in zip(layers, graph.nodes, strict=True):
+            layer["predicted_ms"] = 1e3 * node_seconds(target(board), node)
+        totals["predicted_ms"] = sum(layer["predicted_ms"] for layer in layers)
     if as_json:
         print_json({"path": str(model), "opset": graph.opset, **totals, "layers": layers})
         return
@@ -205,6 +243,23 @@ def passes(
             for r in rows
         ),
     )
+
+
+def _place_for(target: Path, board: str | None, *, force: bool) -> tuple[Path, Any] | None:
+    """(the bundle's folder, the board), refused before hours of work."""
+    if board is None:
+        if force:
+            raise UsageError("--force is for the bundle of --target, and there is no --target")
+        return None
+    from graphopt.runtime.deploy.bundle import check_place
+    from graphopt.runtime.targets import target as named
+    from graphopt.runtime.toolchain.find import toolchain_for
+
+    found = named(board)
+    toolchain_for(found)
+    folder = target.with_name(f"{target.stem}.{found.name}")
+    check_place(folder, replace=force)
+    return folder, found
 
 
 def _changes(

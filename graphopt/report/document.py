@@ -51,6 +51,8 @@ def document(run: Optimized) -> Document:
             "proofs": [f"{p.name}: {p.detail}" for p in run.passes if _has_proof(p)],
         },
         "latency": dataclasses.asdict(run.latency) if run.latency else None,
+        "bench": dict(run.bench) if run.bench else None,
+        "bundle": dict(run.bundle) if run.bundle else None,
         "operator_shares": dict(run.operator_shares),
         "notes": list(run.notes),
         "seconds": dict(run.seconds),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import SaveError
-from graphopt.report import figures
+from graphopt.report import board, figures
 from graphopt.report.curves import curves
 from graphopt.report.gammas import gammas
 from graphopt.report.roundings import roundings
@@ -121,8 +121,25 @@ def _view(content: Document) -> dict[str, Any]:
         "gammas": [gammas(each) for each in content.get("sparsity", ())],
         "roundings": roundings(content.get("quantization")),
         "accuracy": content.get("accuracy"),
+        "board": _board(content.get("bundle"), content.get("bench")),
         "stages": content["seconds"],
     }
+
+
+def _board(bundle: Document | None, bench: Document | None) -> dict[str, Any] | None:
+    """The bundle in a line, and the table of what it takes; None where nothing was compiled."""
+    if bundle is None:
+        return None
+    memory = bundle["memory"]
+    facts = [
+        f"{bundle['board']}; {bundle['libc']}",
+        bundle["precision"],
+        f"{figures.size(bundle['bytes'])} in {Path(bundle['path']).name}",
+        f"{figures.size(memory['arena'])} of memory for images",
+    ]
+    table = board.engines(bench) if bench else None
+    remarks = list(board.remarks(bench)) if bench else []
+    return {"target": bundle["target"], "facts": facts, "table": table, "remarks": remarks}
 
 
 def verdict(verification: Document) -> dict[str, str]:

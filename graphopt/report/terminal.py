@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.report import board
 from graphopt.report.figures import (
     TOTALS,
     Show,
@@ -52,8 +53,27 @@ def print_optimized(out: Console, report: Document) -> None:
     out.print(_verified(report["verification"]), markup=False)
     if report["latency"]:
         out.print(_latency(report["latency"]), markup=False)
+    if report["bench"]:
+        print_bench(out, report["bench"])
     for note in report["notes"]:
         out.print(f"note: {note}", markup=False)
+
+
+def print_bench(out: Console, bench: Document, *, each_layer: bool = False) -> None:
+    """A line for every engine on every model; before them, if asked for, a table for each."""
+    for row in bench["rows"] if each_layer else ():
+        if row["figures"]["layers"]:
+            out.print(f"{row['model']}, {row['engine']}", markup=False)
+            print_rows(out, *_numbers(board.layers(row), 1))
+    print_rows(out, *_numbers(board.engines(bench), 2))
+    for line in board.remarks(bench):
+        out.print(line, markup=False)
+
+
+def _numbers(cells: board.Cells, texts: int) -> board.Cells:
+    """All columns but the first few are aligned as numbers."""
+    head, rows = cells
+    return [*head[:texts], *(f">{h}" for h in head[texts:])], rows
 
 
 _WORST_ROUNDINGS = 6
@@ -156,7 +176,9 @@ def print_layers(
     out: Console, layers: Iterable[Mapping[str, Any]], totals: Mapping[str, Any]
 ) -> None:
     """The per-layer table of `graphopt inspect`, with its totals."""
-    table = _table("layer", "op", "shape", ">params", ">MACs", ">activation")
+    predicted = "predicted_ms" in totals
+    head = [">predicted"] if predicted else []
+    table = _table("layer", "op", "shape", ">params", ">MACs", ">activation", *head)
     for layer in layers:
         _add(
             table,
@@ -166,13 +188,24 @@ def print_layers(
             count(layer["parameters"]) if layer["parameters"] else "",
             count(layer["macs"]) if layer["macs"] else "",
             size(layer["activation_bytes"]),
+            *([_worth_telling(layer["predicted_ms"])] if predicted else []),
         )
     out.print(table)
+    if predicted:
+        out.print(
+            f"predicted: {milliseconds(totals['predicted_ms'])} in float32 on all cores that compute "
+            "(peak and bandwidth of the board, and what kernels were counted to reach of the peak)"
+        )
     out.print(
         f"{totals['nodes']} nodes, {count(totals['parameters'])} parameters, "
         f"{count(totals['macs'])} MACs ({2 * totals['macs'] / 1e9:.2f} GFLOPs), "
         f"{size(totals['weight_bytes'])} weights, {size(totals['activation_bytes'])} activations"
     )
+
+
+def _worth_telling(ms: float) -> str:
+    """Nothing for what takes less than 0.1 microseconds."""
+    return milliseconds(ms) if ms >= 1e-4 else ""
 
 
 def print_comparison(out: Console, report: Document) -> None:
