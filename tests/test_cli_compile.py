@@ -14,6 +14,7 @@ from conftest import graph_from
 from test_bad_input import fails, run
 
 import graphopt
+from graphopt import compile as compiling
 from graphopt.compile import compile_file
 from graphopt.errors import UnsupportedError, UsageError, VerificationError
 from graphopt.frontends.onnx_file import save
@@ -114,9 +115,8 @@ def test_half_precision(model: Path) -> None:
     assert plain.manifest["memory"]["weights"] > made.manifest["memory"]["weights"]
 
 
-def test_a_quantized_network(tmp_path: Path) -> None:
-    """Integers are integers whatever floats should be, and that is said."""
-    need("cc")
+def quantized(path: Path) -> Path:
+    """Writes a network of one convolution of integers."""
     graph = graph_from(
         """(float[1,16,6,6] x) => (float[1,16,6,6] y) <float s = {0.05}, int8 z = {3}, int8[16,16,3,3] w, float[16] v, int8[16] n>
         { q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  f = DequantizeLinear <axis = 0> (w, v, n)
@@ -131,12 +131,48 @@ def test_a_quantized_network(tmp_path: Path) -> None:
                 tensor.values = np.full(16, 0.002, np.float32)
             if tensor.name == "n":
                 tensor.values = np.zeros(16, np.int8)
-    path = tmp_path / "q.onnx"
     save(graph, path)
+    return path
+
+
+def test_a_quantized_network(tmp_path: Path) -> None:
+    """Integers are integers whatever floats should be, and that is said."""
+    need("cc")
+    path = quantized(tmp_path / "q.onnx")
     made = compile_file(path, tmp_path / "q", target=target("host"))
     assert (made.manifest["precision"], made.notes) == ("int8 and float32", ())
     assert made.error == 0
     assert made.manifest["memory"]["weights"] < 4096
+
+
+def test_how_exact_a_quantized_network_is(tmp_path: Path, monkeypatch) -> None:
+    """As exact as ONNX Runtime is with itself, where it rounds differently; else as any network."""
+    need("cc")
+    path = quantized(tmp_path / "net.onnx")
+    exact = compile_file(path, tmp_path / "exact", target=target("host"))
+    assert exact.tolerance < 2e-3
+    real = compiling.open_graph
+
+    class Shifted:
+        """ONNX Runtime's integers, all a hundredth too large."""
+
+        name = "shifted"
+
+        def __init__(self, runner) -> None:
+            self._runner = runner
+
+        def run(self, feeds):
+            return {k: v * 1.01 for k, v in self._runner.run(feeds).items()}
+
+    monkeypatch.setattr(compiling, "open_graph", lambda *a, **k: Shifted(real(*a, **k)))
+    rounded = compile_file(path, tmp_path / "rounded", target=target("host"))
+    assert 1.5e-2 < rounded.tolerance <= 2.5e-2
+    graphopt.save(graph_from(NET), tmp_path / "float.onnx")
+    sizes = {"S": 12}
+    plain = compile_file(
+        tmp_path / "float.onnx", tmp_path / "f", target=target("host"), sizes=sizes
+    )
+    assert plain.tolerance < 2e-3
 
 
 def test_large_networks_are_not_emulated_unasked(

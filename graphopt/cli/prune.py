@@ -45,7 +45,7 @@ def prune(
     activations: Annotated[Text, typer.Option(help="Bytes of activations, likewise.")] = None,
     channels: Annotated[Text, typer.Option(help="Output channels of layers, likewise.")] = None,
     latency: Annotated[
-        Text, typer.Option(help="Roofline bound on --target, written likewise.")
+        Text, typer.Option(help="What it is predicted to take on --target, written likewise.")
     ] = None,
     target: Annotated[Text, typer.Option(help="Board of the latency: tx2, kirin990, ...")] = None,
     importance: Annotated[

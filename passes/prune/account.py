@@ -20,6 +20,7 @@ from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.ir.cost import mac_axes, parameters_of
 from graphopt.ir.graph import Constant, Node, Tensor
+from graphopt.runtime.efficiency import kind_of, share_of
 from graphopt.runtime.targets import Target
 
 
@@ -32,7 +33,7 @@ class Totals:
     bytes: float  # of all parameters
     activations: float  # bytes of all results
     channels: float  # output channels of convolutions and matrix products
-    latency: float = 0.0  # seconds: the roofline bound on a target, where one is given
+    latency: float = 0.0  # seconds: what it is predicted to take on a target, where one is given
 
     @classmethod
     def metrics(cls) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ class Account:
         if self._roofline is not None:
             every = [t for t in [*node.inputs, *node.outputs] if t.shape is not None]
             moved = [(volumes[id(t)], _itemsize(t)) for t in every if _itemsize(t)]
-            self._roofline.add(macs, moved)
+            self._roofline.add(kind_of(node), macs, moved)
 
     def _add_constant(self, tensor: Tensor, volume: _Volume) -> None:
         """A constant once, and once more for every place that keeps other elements of it."""
@@ -156,7 +157,10 @@ def _itemsize(tensor: Tensor) -> int:
 
 
 class _Roofline:
-    """The sum over nodes of max(MACs / peak, bytes / bandwidth), with every tensor moved once."""
+    """The sum over nodes of max(MACs / (peak * share), bytes / bandwidth), every tensor moved once.
+
+    The share of the peak that kernels of a kind reach: see `runtime.efficiency`.
+    """
 
     def __init__(self, target: Target) -> None:
         self._macs, self._bytes = _Terms(), _Terms()
@@ -164,9 +168,12 @@ class _Roofline:
         self._nodes = 0
         self._target = target
 
-    def add(self, macs: _Volume | None, moved: Sequence[tuple[_Volume, int]]) -> None:
-        """One node: its MACs, and its tensors with bytes per element."""
-        self._macs.product(macs or _Volume([], []), 1 if macs is not None else 0)
+    def add(
+        self, kind: str, macs: _Volume | None, moved: Sequence[tuple[_Volume, int]]
+    ) -> None:
+        """One node: the kind of its product, its MACs, and its tensors with bytes per element."""
+        slower = 1 / share_of(self._target, kind)
+        self._macs.product(macs or _Volume([], []), slower if macs is not None else 0)
         for volume, itemsize in moved:
             self._bytes.product(volume, itemsize)
             self._node_of_bytes.append(self._nodes)

@@ -59,7 +59,7 @@ class Prune(Pass):
     bytes: str | None = None
     activations: str | None = None
     channels: str | None = None
-    latency: str | None = None  # the roofline bound on `target`
+    latency: str | None = None  # what it is predicted to take on `target`
     target: str | None = None
     importance: str = "fpgm"
     merge: str | None = None

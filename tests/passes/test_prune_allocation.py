@@ -140,12 +140,14 @@ def test_measured_allocations_meet_the_budget(allocation: str) -> None:
 def test_the_roofline_is_the_slower_of_computing_and_moving(chain: Channels) -> None:
     one = {"float32": 1}
     core = replace(target("tx2").computing[0], cpus=(0,), gigahertz=1.0, macs_per_cycle=one)
-    slow = replace(target("tx2"), clusters=(core,), gigabytes_per_second=1.0)
+    slow = replace(target("tx2"), clusters=(core,), gigabytes_per_second=1.0, efficiency={})
     fast_memory = replace(slow, gigabytes_per_second=1e9)
     fast_core = replace(slow, clusters=(replace(core, gigahertz=1e9),))
     alive = np.ones(chain.unit_count, bool)
     computing = Account(chain, fast_memory).totals(alive)
     assert computing.latency == pytest.approx(computing.macs / 1e9, rel=1e-6)
+    twice = replace(fast_memory, efficiency={"conv3x3": 2.0, "conv": 2.0, "conv1x1": 2.0})
+    assert Account(chain, twice).totals(alive).latency == pytest.approx(computing.latency / 2)
     moving = Account(chain, fast_core).totals(alive)
     tensors = [t for n in chain.graph.nodes for t in [*n.inputs, *n.outputs]]
     assert moving.latency == pytest.approx(
