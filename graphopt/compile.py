@@ -268,15 +268,15 @@ class _Judge:
         self._target, self._tools, self._verify = target, tools, verify
         self._runners: list[Runner] = [open_runner(graph)]
         if has_integers(graph):
-            self._runners.append(open_graph(graph, optimized=True))
+            self._runners.insert(0, open_graph(graph, optimized=True))
         self._expected: Outputs = {}
 
     def reference(self, compiled: Compiled | GpuCompiled) -> Outputs:
         """The outputs for the inputs that the bundle's runner draws.
 
-        A rounding to integers can go either way for a last bit, and layers after it see a whole step:
-        as far as ONNX Runtime's integers are from its own simulation of them in float, nobody can say
-        what is right.
+        Those of a quantized network are ONNX Runtime's with its optimizations, which compute in integers
+        as we do. A rounding can go either way for a last bit, and layers after it see a whole step: as
+        far as these are from the simulation in float, nobody can say what is right.
         """
         self._compiled = compiled
         feeds = drawn_inputs(compiled.program)
