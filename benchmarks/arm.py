@@ -8,6 +8,13 @@ many cycles a Cortex-A57 (TX2) or Cortex-A76 (Kirin 990) would take for it with 
 cache; one thread. With --memory a model of the caches adds what misses cost. Layout conversions are
 in all figures. These are estimates for comparing programs, not times on a board. The test bed in
 ../shared/tools/armbed does the counting; run its setup.sh once.
+
+In int8 (--precision int8) networks are quantized by graphopt, for ONNX Runtime with the rules for its ARM
+kernels and for our compiler with those of the core; ncnn has single convolutions only, in its own form,
+because its tools that quantize networks come with no package, and MNN's converter quantizes weights only.
+Inputs and outputs are float; in a single layer rounding these is a large part of ours and of ONNX
+Runtime's, and ncnn's rounds its inputs only. Weights are untrained and calibrated on noise, which is why
+errors are large, everyone's.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +34,10 @@ import numpy as np
 
 from benchmarks.arm_models import CASES, prepared
 from graphopt.errors import GraphoptError
-from graphopt.frontends.onnx_file import load
+from graphopt.frontends.onnx_file import load, save
+from graphopt.pipeline import Pipeline
+from graphopt.quantize import quantizing
+from graphopt.registry import LOWERING, pass_class
 from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.compile import compile_graph
 from graphopt.runtime.deploy.build import ARCHIVE, HEADER, WEIGHTS, build
@@ -37,6 +48,8 @@ BED = Path(__file__).resolve().parents[2] / "shared" / "tools" / "armbed"
 BOARDS = {"a57": "tx2", "a76": "kirin990"}
 PEERS = ("ort", "ncnn", "mnn")
 HALVES = ("ncnn", "mnn")  # peers with float16 kernels
+INTEGERS = ("ort", "ncnn")  # and those that get whole layers of integers
+PEAKS = {"float32": "mac32", "float16": "mac16", "int8": "mac8"}  # names of the test bed
 # Static programs need no libraries in the emulator.
 ABI = "linux-musl"
 
@@ -90,7 +103,7 @@ def main() -> None:
     """Runs the comparison and prints one table per core and precision."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--precision", default="float32,float16", help="comma-separated")
+    parser.add_argument("--precision", default="float32,float16,int8", help="comma-separated")
     parser.add_argument("--engines", default="graphopt," + ",".join(PEERS), help="comma-separated")
     parser.add_argument("--memory", action="store_true", help="also the model of the caches")
     parser.add_argument("--json", type=Path, help="write all rows here")
@@ -130,27 +143,64 @@ def measured(args: argparse.Namespace) -> Iterator[Row]:
 
 def _engine(name: str, engine: str, model: Path, args: argparse.Namespace) -> Iterator[Row]:
     x, wanted, macs = reference(model)
-    try:
-        paths = {} if engine == "graphopt" else _converted(engine, model)
-    except RuntimeError as error:
-        paths, failure = None, str(error)[-200:]
     for precision in args.precision.split(","):
         for core in BOARDS:
-            if precision == "float16" and (core == "a57" or engine not in (*HALVES, "graphopt")):
+            if not _has(engine, core, precision, name):
                 continue
             head = (name, core, precision, engine)
-            if paths is None:
-                yield Row(*head, failure=failure)
-                continue
             counts = model.parent / f"{engine}.{core}.{precision}"
             try:
+                path = _model(engine, core, precision, model)
                 if engine == "graphopt":
-                    made = _ours(model, core, precision, x, counts, memory=args.memory)
+                    made = _ours(Path(path), core, precision, x, counts, memory=args.memory)
                 else:
-                    made = _peer(engine, paths[None], core, precision, x, counts, args.memory)
+                    made = _peer(engine, path, core, precision, x, counts, args.memory)
                 yield _row(head, made.reshape(-1), wanted, macs, counts)
             except (RuntimeError, GraphoptError, ValueError) as error:
                 yield Row(*head, failure=str(error).strip().splitlines()[-1][:120])
+
+
+def _has(engine: str, core: str, precision: str, case: str) -> bool:
+    """Whether an engine computes in a precision on a core at all."""
+    if precision == "float16":
+        return core != "a57" and engine in (*HALVES, "graphopt")
+    if precision == "int8" and engine == "ncnn":
+        return case.startswith(("conv", "depthwise"))
+    return precision != "int8" or engine in (*INTEGERS, "graphopt")
+
+
+def _model(engine: str, core: str, precision: str, model: Path) -> str:
+    """The file an engine reads."""
+    if precision == "int8":
+        if engine == "ncnn":
+            return _ncnn_integers(model)
+        rules = core if engine == "graphopt" else "onnxruntime-arm"
+        return str(_quantized(model, rules))
+    return str(model) if engine == "graphopt" else _converted(engine, model)
+
+
+@cache
+def _quantized(model: Path, rules: str) -> Path:
+    graph = load(model)
+    shape = (4, *graph.inputs[0].shape[1:])
+    images = model.with_name("images.npy")
+    np.save(images, np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    # Everything, as the peers do: this is about speed.
+    whole = {"first": True, "last": True, "floor": 0.0}
+    passes = quantizing(str(images), repair="", target=rules, **whole)
+    path = model.with_name(f"{model.stem}.{rules}.onnx")
+    save(Pipeline(passes).run(graph).graph, path)
+    return path
+
+
+@cache
+def _ncnn_integers(model: Path) -> str:
+    from int8_models import ncnn_conv  # type: ignore[import-not-found]
+
+    base = str(model.with_name(f"{model.stem}.ncnn8"))
+    if not ncnn_conv(str(model), base):
+        raise RuntimeError("ncnn has no such layer in int8")
+    return base
 
 
 def reference(model: Path) -> tuple[Any, Any, float]:
@@ -164,13 +214,14 @@ def reference(model: Path) -> tuple[Any, Any, float]:
     return x, session.run(None, {port.name: x})[0], float(macs(str(model)))
 
 
-def _converted(engine: str, model: Path) -> dict[str | None, str]:
+@cache
+def _converted(engine: str, model: Path) -> str:
     import compare  # type: ignore[import-not-found]
 
     folder = model.parent / engine
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     found: dict[str | None, str] = compare.convert(engine, str(model), str(folder))
-    return found
+    return found[None]
 
 
 def _peer(
@@ -187,7 +238,9 @@ def _peer(
 
 def _ours(model: Path, core: str, precision: str, x: Any, counts: Path, *, memory: bool) -> Any:
     board = target(BOARDS[core])
-    compiled = compile_graph(load(model), board, precision=precision)
+    given = "float32" if precision == "int8" else precision
+    graph = Pipeline([pass_class(n)() for n in LOWERING]).run(load(model)).graph
+    compiled = compile_graph(graph, board, precision=given)
     tools = toolchain_for(board, ABI)
     folder = counts.parent / f"bundle.{core}.{precision}"
     folder.mkdir()
@@ -220,7 +273,7 @@ def _row(head: tuple[str, str, str, str], made: Any, wanted: Any, macs: float, c
     if made.size != wanted.size:
         return Row(*head, failure=f"{made.size} values instead of {wanted.size}")
     found = cycles.analyze(str(counts), head[1], macs)
-    peak = cycles.CORES[head[1]]["mac16" if head[2] == "float16" else "mac32"]
+    peak = cycles.CORES[head[1]][PEAKS[head[2]]]
     return Row(
         *head,
         error=float(np.abs(made - wanted.reshape(-1)).max() / np.abs(wanted).max()),
@@ -282,6 +335,8 @@ def page(rows: list[Row]) -> str:
         "`python -m benchmarks.arm --memory --markdown docs/arm-benchmark.md` makes this page anew.",
         "",
         *(line.strip() for line in (__doc__ or "").split("\n\n")[2].splitlines()),
+        "",
+        *(line.strip() for line in (__doc__ or "").split("\n\n")[3].splitlines()),
         "",
         "In brackets: milliseconds with the model of the caches, which is not calibrated on a board.",
         "The limit is that of the direct algorithm: one vector multiply-accumulate after another.",

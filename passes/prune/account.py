@@ -168,9 +168,7 @@ class _Roofline:
         self._nodes = 0
         self._target = target
 
-    def add(
-        self, kind: str, macs: _Volume | None, moved: Sequence[tuple[_Volume, int]]
-    ) -> None:
+    def add(self, kind: str, macs: _Volume | None, moved: Sequence[tuple[_Volume, int]]) -> None:
         """One node: the kind of its product, its MACs, and its tensors with bytes per element."""
         slower = 1 / share_of(self._target, kind)
         self._macs.product(macs or _Volume([], []), slower if macs is not None else 0)

@@ -92,7 +92,8 @@ class InsertFakeQuant(Pass):
         if self.floor > 0 or self.max_drop is not None:
             left, found = self._search(rounder, left, before)
             placement = rounder.place(left)
-        _raise_opset(graph, [*kinds, *(wide if placement.wide else [])])
+        if placement.nodes:
+            _raise_opset(graph, [*kinds, *(wide if placement.wide else [])])
         grids = rounder.apply(graph, placement)
         _refuse(placement, context)
         wider = placement.widened()

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from graphopt.report.figures import change, count, error, milliseconds, moved, shape, size
-from graphopt.report.terminal import print_comparison, print_layers, print_optimized, print_rows
+from graphopt.report.terminal import (
+    print_bench,
+    print_comparison,
+    print_layers,
+    print_optimized,
+    print_rows,
+)
 
 HOSTILE = "[/red]a[bold]b"
 
@@ -117,6 +124,7 @@ def report(**other: Any) -> dict[str, Any]:
         "after": totals("b.onnx", 56),
         "verification": VERIFICATION,
         "latency": LATENCY,
+        "bench": None,
         "notes": [f"look at {HOSTILE}"],
         **other,
     }
@@ -208,3 +216,47 @@ def test_two_models_are_told_side_by_side() -> None:
 
 def test_rows_are_plain_text() -> None:
     assert printed(print_rows, ["name", ">size"], [[HOSTILE, "3"]]) == ["name size", f"{HOSTILE} 3"]
+
+
+ROW = {"note": "", "error": None, "speed": None}
+LAYER = {"name": "conv 1", "macs": 2_000_000}
+
+
+def test_what_was_timed_side_by_side() -> None:
+    times = {
+        "median": 2.5,
+        "least": 2.25,
+        "runs": 40,
+        "threads": 2,
+        "layers": [LAYER | {"ms": 0.5}],
+    }
+    first = {**ROW, "model": "a.onnx", "engine": "ONNX Runtime", "figures": {**times, "layers": []}}
+    second = {**ROW, "model": "a.onnx", "engine": "graphopt", "figures": times}
+    second |= {"speed": 1.25, "error": 3e-7, "note": "compiled in float32"}
+    lines = printed(print_bench, {"place": "host", "rows": [first, second]})
+    assert any("2.500" in v and "1.25" in v and "3.0e-07" in v for v in lines)
+    assert lines[-1].strip() == "note: a.onnx: compiled in float32"
+    assert not any("conv 1" in v for v in lines)
+    every = {"place": "host", "rows": [second]}
+    assert any(
+        "conv 1" in v and "100.0%" in v
+        for v in printed(partial(print_bench, each_layer=True), every)
+    )
+
+
+def test_what_was_counted_is_no_time() -> None:
+    counted = LAYER | {"instructions": 3_000_000, "cycles": 1_000_000.0, "limit": 500_000.0}
+    figures = {"core": "cortex-a57", "estimator": "llvm-mca", "layers": [counted]}
+    row = {**ROW, "model": "a", "engine": "graphopt", "figures": figures}
+    row |= {"instructions": 3_000_000, "cycles": 1_000_000.0, "limit": 500_000.0}
+    lines = printed(partial(print_bench, each_layer=True), {"place": "tx2@emulated", "rows": [row]})
+    assert any("3.00" in v and "1.00" in v and "50%" in v for v in lines)
+    assert any("no times on a board" in v for v in lines)
+    assert not any(" ms" in v for v in lines)
+    unknown = {
+        **row,
+        "cycles": None,
+        "figures": {**figures, "layers": [counted | {"cycles": None}]},
+    }
+    lines = printed(partial(print_bench, each_layer=True), {"place": "x", "rows": [unknown]})
+    assert not any("50%" in v for v in lines)
