@@ -61,7 +61,7 @@ class Prune(Pass):
     channels: str | None = None
     latency: str | None = None  # what it is predicted to take on `target`
     target: str | None = None
-    importance: str = "fpgm"
+    importance: str = "auto"  # group-fisher where there are images or gradients, else fpgm
     merge: str | None = None
     normalize: str | None = None
     allocation: str = "isomorphic"
@@ -167,7 +167,7 @@ class Prune(Pass):
         )
         found = scores(
             channels,
-            self.importance,
+            self._importance(),
             data=self._batches(channels.graph),
             gradients=self.gradients,
             merge=self.merge,
@@ -232,7 +232,15 @@ class Prune(Pass):
 
     def _settings(self) -> dict[str, Any]:
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        options["importance"] = self._importance()
         return {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) and v}
+
+    def _importance(self) -> str:
+        """The best that was measured of those for which there is what they need (docs)."""
+        if self.importance != "auto":
+            return self.importance
+        judged = self.data is not None or self.gradients is not None
+        return "group-fisher" if judged else "fpgm"
 
     def _mending(
         self, channels: Channels, removed: Vector, context: Context
