@@ -64,10 +64,57 @@ def generic(model: onnx.ModelProto, where: str) -> Generic:
     Raises:
         UnsupportedError: TVM's importer does not know the operator, or has none for GPUs.
     """
-    from tvm.s_tir import dlight
+    from tvm import tirx
 
-    schedule = [dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())]
+    schedule = [tirx.transform.Apply(_scheduled)]
     return on_processors.generic(model, where, target=_target(), schedule=schedule)
+
+
+def _scheduled(function: Any) -> Any:
+    """The function with a work-item for every element of each of its results.
+
+    TVM's own schedule for this (dlight's Fallback) also moves what follows a sum into it, and then adds
+    a bias twice where there is one term.
+    """
+    from tvm import s_tir
+    from tvm.s_tir.dlight.analysis import normalize_prim_func
+
+    schedule = s_tir.Schedule(function)
+    blocks = normalize_prim_func(schedule)
+    if blocks is None:
+        raise UnsupportedError("its loops have no plain form")
+    for block in [b for b in blocks if not _inlined(schedule, b.block_rv)]:
+        _bind(schedule, block)
+    return schedule.mod["main"]
+
+
+def _inlined(schedule: Any, block: Any) -> bool:
+    """Whether a block could be computed where its result is read."""
+    from tvm.s_tir.schedule import ScheduleError
+
+    try:
+        schedule.compute_inline(block)
+    except ScheduleError:  # a sum, a result of the function
+        return False
+    return True
+
+
+def _bind(schedule: Any, info: Any) -> None:
+    """Shares a block's elements out among work-items; each does its sums and searches by itself."""
+    block, loops = info.block_rv, schedule.get_loops(info.block_rv)
+    if any(schedule.get(loop).thread_binding is not None for loop in loops):
+        return
+    kinds = info.dom_kind()
+    free = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "S"]
+    sums = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "R"]
+    rest = [loop for loop, kind in zip(loops, kinds, strict=True) if kind not in "SR"]
+    free = free or [schedule.add_unit_loop(block)]
+    schedule.reorder(*free, *sums, *rest)
+    groups, items = schedule.split(schedule.fuse(*free), factors=[None, GROUP])
+    schedule.bind(groups, "blockIdx.x")
+    schedule.bind(items, "threadIdx.x")
+    if sums:
+        schedule.decompose_reduction(block, sums[0])
 
 
 def launches(call: Call, where: str) -> list[Launch]:

@@ -19,10 +19,11 @@ from graphopt.runtime.gpu.choose import Unit
 from graphopt.runtime.gpu.expression import Ending, Kind
 from graphopt.runtime.gpu.images import GpuImage
 from graphopt.runtime.gpu.kernel import GpuKernel
+from graphopt.runtime.gpu.layout import GpuLayout
 from graphopt.runtime.gpu.simple import Block, Unblock, blocks_of
 from graphopt.runtime.lower import weights
 from graphopt.runtime.lower.fuse import Region, per_channel, text_of
-from graphopt.runtime.lower.layout import Layout, image_shape
+from graphopt.runtime.lower.layout import image_shape
 from graphopt.runtime.lower.program import Memory, Place, Port, Program, Step
 from graphopt.runtime.lower.regions import main_input, main_of, regions_of
 
@@ -36,7 +37,7 @@ class GpuLowering:
     def __init__(self, graph: Graph, unit: Unit) -> None:
         self.graph, self.unit = graph, unit
         self.dtype = "float16" if unit.half else "float32"
-        self.layout = Layout(graph, LANES)
+        self.layout = GpuLayout(graph, LANES)
         self.program = Program()
         self._images: dict[int, GpuImage] = {}
         self._plain: dict[int, Place] = {}

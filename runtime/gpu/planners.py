@@ -10,13 +10,17 @@ import numpy as np
 from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import Node, input_value
 from graphopt.runtime.gpu import choose, weights
+from graphopt.runtime.gpu.dense import Dense
 from graphopt.runtime.gpu.expression import Ending
 from graphopt.runtime.gpu.images import GpuImage
 from graphopt.runtime.gpu.kernel import GpuKernel
+from graphopt.runtime.gpu.layout import interpolation, transposed_window
 from graphopt.runtime.gpu.lowering import LANES, GpuLowering, macs_of, what_of
 from graphopt.runtime.gpu.plan_generic import plan_generic
-from graphopt.runtime.gpu.products import Conv, Dense, DepthwiseConv
+from graphopt.runtime.gpu.products import Conv, DepthwiseConv, TransposedConv
+from graphopt.runtime.gpu.resize import Interpolate
 from graphopt.runtime.gpu.simple import CopyChannels, Enlarge, ImagePool, Pointwise, WindowPool
+from graphopt.runtime.kernels.conv import Window
 from graphopt.runtime.lower.fuse import Region
 from graphopt.runtime.lower.layout import window_of
 from graphopt.runtime.lower.lowering import is_alias
@@ -80,26 +84,54 @@ def _plan_enlarge(lowering: GpuLowering, region: Region) -> None:
     _simple(lowering, region, made)
 
 
+def _plan_interpolate(lowering: GpuLowering, region: Region) -> None:
+    axes = interpolation(region.first)
+    assert axes is not None
+    _simple(
+        lowering,
+        region,
+        lambda source, sink, ending: Interpolate(source.shape, sink.shape, *axes, ending),
+    )
+
+
 def _bias(node: Node) -> Any:
     values = input_value(node, 2)
     return None if values is None else values.reshape(-1)
 
 
 def _plan_conv(lowering: GpuLowering, region: Region) -> None:
-    node, window = region.first, window_of(region.first)
+    window = window_of(region.first)
     assert window is not None
+    _plan_window(lowering, region, Conv, window, lambda weight, _: weight)
+
+
+def _plan_transposed(lowering: GpuLowering, region: Region) -> None:
+    window = transposed_window(region.first)
+    assert window is not None
+    _plan_window(lowering, region, TransposedConv, window, weights.transposed)
+
+
+def _plan_window(
+    lowering: GpuLowering,
+    region: Region,
+    kind: type[Conv],
+    window: Window,
+    straight: Callable[[Any, int], Any],
+) -> None:
+    """Plans a convolution; `straight` makes its weight one of (outputs, channels, rows, columns)."""
+    node = region.first
     weight, groups = node.inputs[1], int(node.attrs.get("group", 1))
     source = lowering.image(node.inputs[0])
     ending, operands = lowering.ending(region, _bias(node))
     sink = lowering.make_image(region.out)
     tile = choose.tile(lowering.unit, window, source.shape, sink.shape, groups)
     packed = lowering.weight(
-        "conv",
+        kind.__name__,
         weight,
         (groups, tile.blocks),
-        lambda: weights.conv(weight.values, groups, tile.blocks),
+        lambda: weights.conv(straight(weight.values, groups), groups, tile.blocks),
     )
-    kernel = Conv(window, source.shape, sink.shape, groups, tile, ending)
+    kernel = kind(window, source.shape, sink.shape, groups, tile, ending)
     _plan_product(lowering, region, kernel, lambda: (source.place, packed, sink.place, *operands()))
 
 
@@ -183,6 +215,8 @@ def _refuse_integers(lowering: GpuLowering, region: Region) -> None:  # noqa: AR
 
 _PLANNERS: dict[str, Callable[[GpuLowering, Region], None]] = {
     "conv": _plan_conv,
+    "transposed": _plan_transposed,
+    "interpolate": _plan_interpolate,
     "depthwise": _plan_depthwise,
     "dense": _plan_dense,
     "pool": _plan_pool,

@@ -1,4 +1,4 @@
-"""Products: convolutions as implicit matrix products, depthwise ones, dense layers.
+"""Products: convolutions as implicit matrix products, transposed and depthwise ones.
 
 The matrix has a row for every pixel of the result, a column for every channel; what is summed over
 are the taps of the window and the channels of the image. A work-item keeps a tile of `pixels` by
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.runtime.gpu.expression import Ending, scoped
-from graphopt.runtime.gpu.kernel import GROUP, Array, Size, Written, indented, item
+from graphopt.runtime.gpu.kernel import Array, Size, Written, indented, item
 from graphopt.runtime.gpu.simple import Shape, window_start
 from graphopt.runtime.kernels.conv import Window
 
@@ -279,6 +279,36 @@ class Conv(Written):
 
 
 @dataclass(frozen=True)
+class TransposedConv(Conv):
+    """A transposed convolution: the result's pixel y reads pixel (y + pad - dilation * i) / stride of the
+    image for tap i, where that is whole. The weight is that of the convolution from image to result.
+    """
+
+    def _start(self, pixel: str, suffix: str) -> list[str]:
+        last, width = self.made.pixels - 1, self.made.width
+        name, (above, before) = f"pixel{suffix}", self.window.pads
+        return [
+            f"const int {name} = {pixel} < {last} ? {pixel} : {last};",
+            f"const int top{suffix} = {name} / {width} + {above};",
+            f"const int left{suffix} = {name} % {width} + {before};",
+        ]
+
+    def _at(self, suffix: str) -> list[str]:
+        (tall, broad), (down, right), image = self.window.dilation, self.window.stride, self.image
+        row, column = f"row{suffix}", f"column{suffix}"
+        axes = ((row, down, image.height), (column, right, image.width))
+        inside = " && ".join(
+            f"{n} >= 0 && {n} % {by} == 0 && {n} / {by} < {to}" for n, by, to in axes
+        )
+        place = f"({row} / {down} * {image.width} + {column} / {right}) * 4"
+        return [
+            f"const int {row} = top{suffix} - i * {tall}, {column} = left{suffix} - j * {broad};",
+            f"const int has{suffix} = {inside};",
+            f"const int at{suffix} = has{suffix} ? {place} : 0;",
+        ]
+
+
+@dataclass(frozen=True)
 class DepthwiseConv(Written):
     """A convolution of every channel by itself; the weight lies as [channel block][tap][4]."""
 
@@ -322,56 +352,5 @@ class DepthwiseConv(Written):
                 "    }",
                 "}",
                 self.ending.text("sum", "block", "pixel", self.made.pixels, "y"),
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Dense(Written):
-    """y = x w + b for one row of floats: the weight lies as [input][output block][4].
-
-    A group makes 16 blocks of outputs; four of its items share the inputs of one.
-    """
-
-    inputs: int
-    outputs: int
-    arrays = (
-        Array("x", "float"),
-        Array("w"),
-        Array("bias", "float"),
-        Array("y", "float", written=True),
-    )
-    local = (GROUP // 4, 4, 1)
-
-    @property
-    def items(self) -> Size:
-        """Blocks of outputs, shares of the inputs."""
-        return (-(-self.outputs // 4), 4, 1)
-
-    def body(self) -> str:
-        """The text behind the arrays."""
-        blocks, across = -(-self.outputs // 4), self.local[0]
-        stores = [
-            f"if (from + {k} < {self.outputs})\n    y[from + {k}] = all.s{k} + bias[from + {k}];"
-            for k in range(4)
-        ]
-        return "\n".join(
-            [
-                f"__local float4 sums[{across * 4}];",
-                f"const int block = {item(0, self.local)};",
-                "const int me = (int)get_local_id(0), share = (int)get_local_id(1);",
-                "float4 sum = (float4)(0.0f);",
-                f"if (block < {blocks})",
-                f"    for (int k = share; k < {self.inputs}; k += 4)",
-                f"        sum = fma((float4)(x[k]), load_float4(w + (k * {blocks} + block) * 4), sum);",
-                f"sums[share * {across} + me] = sum;",
-                "barrier(CLK_LOCAL_MEM_FENCE);",
-                f"if (share != 0 || block >= {blocks})",
-                "    return;",
-                "float4 all = sums[me];",
-                "for (int k = 1; k < 4; k++)",
-                f"    all += sums[k * {across} + me];",
-                "const int from = 4 * block;",
-                *stores,
             ]
         )

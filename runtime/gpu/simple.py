@@ -45,7 +45,7 @@ class Shape:
         return self.blocks * self.pixels * 4
 
 
-class _PerPixel(Written):
+class PerPixel(Written):
     """A work-item for every pixel of every channel block of the result."""
 
     made: Shape
@@ -79,7 +79,7 @@ class _PerPixel(Written):
 
 
 @dataclass(frozen=True)
-class Pointwise(_PerPixel):
+class Pointwise(PerPixel):
     """y = ending(x)."""
 
     made: Shape
@@ -91,7 +91,7 @@ class Pointwise(_PerPixel):
 
 
 @dataclass(frozen=True)
-class Enlarge(_PerPixel):
+class Enlarge(PerPixel):
     """y[c, i, j] = x[c, i / factor, j / factor]."""
 
     made: Shape
@@ -113,7 +113,7 @@ class Enlarge(_PerPixel):
 
 
 @dataclass(frozen=True)
-class WindowPool(_PerPixel):
+class WindowPool(PerPixel):
     """The largest, or the mean, of a window; pixels outside count for neither."""
 
     kind: Literal["max", "mean"]

@@ -23,6 +23,13 @@ def conv(weight: Values, groups: int, blocks: int) -> Values:
     return np.ascontiguousarray(split.transpose(0, 1, 6, 7, 4, 5, 2, 3))
 
 
+def transposed(weight: Values, groups: int) -> Values:
+    """(C, O / groups, u, v) of a transposed convolution as (O, C / groups, u, v)."""
+    depth, own, high, across = weight.shape
+    split = weight.reshape(groups, depth // groups, own, high, across)
+    return split.transpose(0, 2, 1, 3, 4).reshape(groups * own, depth // groups, high, across)
+
+
 def depthwise(weight: Values) -> Values:
     """(C, 1, u, v) as [C / 4][u][v][4]."""
     channels, _, high, across = weight.shape

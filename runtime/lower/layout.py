@@ -22,6 +22,8 @@ Kind = Literal[
     "pieces",
     "round",
     "unround",
+    "transposed",  # these two on GPUs only
+    "interpolate",
 ]
 
 

@@ -28,8 +28,8 @@ REWRITES = {
         { y = ReduceMax <noop_with_empty_axes = 0> (x) }""",
     "uneven_split": """(float[2,7] x) => (float[2,3] a, float[2,3] b, float[2,1] c)
         { a, b, c = Split <axis = 1, num_outputs = 3> (x) }""",
-    "padded_axes": """(float[1,2,3,4] x) => (float[1,2,6,7] y)
-        <int64[4] pads = {1, 2, 2, 1}, float fill = {0.5}, int64[2] axes = {-2, 3}>
+    "padded_axes": """(float[1,2,3,4] x) => (float[1,2,7,7] y)
+        <int64[4] pads = {1, 2, 3, 1}, float fill = {0.5}, int64[2] axes = {-2, 3}>
         { y = Pad (x, pads, fill, axes) }""",
     "resized_axes": """(float[1,2,3,4] x) => (float[1,2,6,8] y) <float[2] twice = {2.0, 2.0}>
         { y = Resize <axes = [2, 3], mode = "nearest", coordinate_transformation_mode = "asymmetric",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import graph_from
 
 from graphopt.errors import UsageError
 from graphopt.runtime.board_file import read_board
-from graphopt.runtime.efficiency import KINDS, kind_of, layer_seconds, share_of
+from graphopt.runtime.efficiency import KINDS, kind_of, layer_seconds, node_seconds, share_of
 from graphopt.runtime.targets import target
 
 X = "float[1,8,12,12] x"
@@ -44,6 +45,17 @@ def test_what_a_layer_takes() -> None:
     assert layer_seconds(board, "", 0, 59.7e9) == pytest.approx(1)
     assert layer_seconds(board, "conv3x3", macs, 59.7e9) == pytest.approx(1)  # bound by memory
     assert share_of(target("cortex-a53"), "conv3x3") == 1  # not counted
+
+
+def test_what_a_node_takes() -> None:
+    node = graph_from(next(iter(CASES))).nodes[0]
+    board = replace(target("tx2"), gigabytes_per_second=1e9)
+    macs = 8 * 8 * 9 * 100
+    taken = node_seconds(board, node)
+    assert taken == pytest.approx(macs / board.peak("float32") / board.efficiency["conv3x3"])
+    slow = replace(board, gigabytes_per_second=1e-6)
+    moved = 4 * (8 * 144 + 8 * 8 * 9 + 8 * 100)
+    assert node_seconds(slow, node) == pytest.approx(moved / 1e3)
 
 
 def test_board_files_say_both(tmp_path: Path) -> None:

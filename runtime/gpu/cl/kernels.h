@@ -1,7 +1,7 @@
 /* What kernels are written in: OpenCL C 1.2, with names for what depends on the precision.
  *
- * element: how images and weights are stored. real: what products are computed in; sums are float.
- * ELEMENT_FLOAT: both are float. Else elements are half, and real is half where REAL_HALF is defined: where
+ * element: how images and weights are stored. real4: four numbers products are computed in; sums are float.
+ * ELEMENT_FLOAT: both are float. Else elements are half, and real4 is of half where REAL_HALF is defined: where
  * it is not, the device computes in float with the same values in memory.
  */
 #ifndef KERNEL
@@ -14,7 +14,6 @@
 #if defined(ELEMENT_FLOAT)
 typedef float element;
 typedef uint bits;
-typedef float real;
 typedef float4 real4;
 INLINE float4 load_float4(__global const element *p) { return *(__global const float4 *)p; }
 INLINE void store_float4(float4 v, __global element *p) { *(__global float4 *)p = v; }
@@ -24,7 +23,6 @@ INLINE float4 to_float4(real4 v) { return v; }
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 typedef half element;
 typedef ushort bits;
-typedef half real;
 typedef half4 real4;
 INLINE real4 load_real4(__global const element *p) { return *(__global const half4 *)p; }
 INLINE float4 load_float4(__global const element *p) { return convert_float4(load_real4(p)); }
@@ -33,7 +31,6 @@ INLINE float4 to_float4(real4 v) { return convert_float4(v); }
 #else
 typedef half element;
 typedef ushort bits;
-typedef float real;
 typedef float4 real4;
 INLINE float4 load_float4(__global const element *p) { return vload_half4(0, p); }
 INLINE void store_float4(float4 v, __global element *p) { vstore_half4_rte(v, 0, p); }

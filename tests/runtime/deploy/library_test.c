@@ -235,7 +235,7 @@ static void test_options(void) {
 }
 
 static void test_weights_in_memory(void) {
-    static _Alignas(64) unsigned char bytes[1 << 14];
+    static _Alignas(4096) unsigned char bytes[1 << 14]; /* whole pages could be unmapped */
     FILE *file = fopen(path, "rb");
     size_t size = fread(bytes, 1, sizeof bytes, file);
     fclose(file);

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,14 +36,15 @@ from tests.runtime.cross import need
 # All kinds of kernels, so that a small network needs every one.
 NETWORK = """(float[1,6,9,10] x) => (float[1,10] y, float[1,20,9,10] z, float[1,9,10,20] t)
     <float[20,6,3,3] w0, float[20] b0, float[20,1,3,3] w1, float[20,20,3,3] w2, float[20,20,1,1] w3,
-     float[10,20] w4, float[10] b4>
+     float[10,20] w4, float[10] b4,
+     float[20,40,1,1] w5>
     { a = Conv <pads = [1,1,1,1]> (x, w0, b0)  s = Sigmoid (a)  b = Mul (a, s)
       c = Conv <pads = [1,1,1,1], group = 20> (b, w1)  d = Relu (c)
       e = Conv <pads = [1,1,1,1]> (d, w2)  f = Add (e, b)
       g = GlobalAveragePool (f)  h = Conv (g, w3)  i = HardSigmoid (h)  z = Mul (f, i)
       p = MaxPool <kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]> (z)
       q = GlobalMaxPool (p)  r = Flatten (q)  l = Gemm <transB = 1> (r, w4, b4)  y = Softmax (l)
-      t = Transpose <perm = [0,2,3,1]> (z) }"""
+      u = Concat <axis = 1> (b, d)  v = Conv (u, w5)  t = Transpose <perm = [0,2,3,1]> (v) }"""
 RTOL = {"float32": 2e-5, "float16": 1e-2}
 
 
@@ -142,12 +143,23 @@ def test_tiles_compute_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert_close(runner.run(normal(compiled)), expected(graph, compiled), 1e-2)
 
 
-@pytest.fixture(scope="module", name="driver")
-def small_and_driver(tmp_path_factory: pytest.TempPathFactory) -> tuple[GpuCompiled, Path]:
-    small = compile_for_gpu(
-        graph_from("(float[1,4,5,5] x) => (float[1,4,5,5] y) { y = Relu (x) }"), TX2
-    )
-    return small, fake_cuda(small, tmp_path_factory.mktemp("fake"))
+@dataclass(frozen=True)
+class Small:
+    """A network of one operator, its driver, and its bundle over this driver."""
+
+    compiled: GpuCompiled
+    driver: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module", name="small")
+def small_over_its_driver(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    graph = graph_from("(float[1,4,5,5] x) => (float[1,4,5,5] y) { y = Relu (x) }")
+    compiled = replace(compile_for_gpu(graph, TX2), driver="cuda")
+    folder = tmp_path_factory.mktemp("small")
+    driver = fake_cuda(compiled, folder)
+    flags = (f'-DSMALL_CUDA_LIBRARIES="{driver}"',)
+    return Small(compiled, driver, bundle(compiled, folder / "bundle", flags=flags))
 
 
 @pytest.mark.parametrize(
@@ -168,28 +180,20 @@ def small_and_driver(tmp_path_factory: pytest.TempPathFactory) -> tuple[GpuCompi
     ],
 )
 def test_what_the_driver_refuses_is_told(
-    variable: str,
-    value: str,
-    told: str,
-    driver: tuple[GpuCompiled, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    variable: str, value: str, told: str, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, library = driver
-    flags = (f'-DSMALL_CUDA_LIBRARIES="{library}"',)
-    folder = bundle(replace(small, driver="cuda"), tmp_path / "bundle", flags=flags)
-    with opened(folder) as runner:
+    with opened(small.folder) as runner:
         x = np.full((1, 4, 5, 5), -1, np.float32)
         assert not runner.run({"x": x})["y"].any()
     monkeypatch.setenv(variable, value)
-    with pytest.raises(RunError, match=told), opened(folder):
+    with pytest.raises(RunError, match=told), opened(small.folder):
         pass
-    counts = ctypes.CDLL(str(library))
+    counts = ctypes.CDLL(str(small.driver))
     assert (counts.fake_memories(), counts.fake_balance()) == (0, 0)
 
 
-def test_without_cuda_it_says_so(driver: tuple[GpuCompiled, Path], tmp_path: Path) -> None:
+def test_without_cuda_it_says_so(small: Small, tmp_path: Path) -> None:
     flags = ('-DSMALL_CUDA_LIBRARIES="libcuda_nowhere.so.1"',)
-    folder = bundle(replace(driver[0], driver="cuda"), tmp_path / "bundle", flags=flags)
+    folder = bundle(small.compiled, tmp_path / "bundle", flags=flags)
     with pytest.raises(RunError, match=r"libcuda_nowhere\.so\.1 cannot be opened"), opened(folder):
         pass

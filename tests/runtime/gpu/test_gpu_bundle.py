@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from devices import MALI, TX2, assert_close, bundle, expected, need_opencl, norm
 import graphopt
 from graphopt.compile import compile_file
 from graphopt.errors import RunError, UsageError, VerificationError
-from graphopt.runtime.deploy.build import FUNCTIONS
+from graphopt.runtime.deploy import tables
+from graphopt.runtime.deploy.build import FUNCTIONS, library_objects
 from graphopt.runtime.deploy.bundle import drawn_inputs, make_bundle
+from graphopt.runtime.deploy.weights import write_weights
 from graphopt.runtime.elf import loads_on, read_elf
 from graphopt.runtime.gpu import twin
 from graphopt.runtime.gpu.compile import GpuCompiled, compile_for_gpu
@@ -26,6 +30,8 @@ from graphopt.runtime.run import open_graph
 from graphopt.runtime.toolchain.find import toolchain_for
 from tests.runtime.cross import need
 
+# Not pedantic: the kernels' text is longer than any string that C promises to take.
+STRICT = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-O1"]
 SMALL = """(float[1,6,9,10] x, int64[2] rows) => (float[1,8,9,10] y, float[2,3] g)
     <float[8,6,3,3] w1, float[8] b1, float[8,8,1,1] w2, float[5,3] table>
     { a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu (a)  y = Conv (r, w2)
@@ -215,6 +221,44 @@ def test_weights_may_be_in_memory(folder: Path) -> None:
         made = create(aligned[start:].ctypes.data, data.size, None, None, 0)
         assert made
         runner._function("destroy")(made)
+
+
+@pytest.mark.parametrize("driver", ["opencl", "cuda"])
+def test_the_host_code_is_strict_c(driver: str, small: GpuCompiled, tmp_path: Path) -> None:
+    """No warning of a strict compiler; no error of its sanitizers while it runs, and while it cannot."""
+    need_opencl()
+    need("zig")
+    own = replace(small, driver=driver, target=TX2 if driver == "cuda" else MALI)
+    weights = write_weights(small.program.constants, tmp_path / "model.weights")
+    tools = toolchain_for(MALI, "host")
+    texts = {"expected.c": tables.expected([], 0.0)}
+    library_objects(own, tmp_path, "nn", tools, weights, texts=texts)
+    sources = [tmp_path / f"{n}.c" for n in ("network", "kernels", "gpu", driver, "weights")]
+    sources += [tmp_path / f"{n}.c" for n in ("run", "npy", "check", "expected")]
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wstrict-prototypes"]
+    program = tmp_path / "run"
+    command = [
+        "cc",
+        *STRICT,
+        *flags,
+        *map(str, sources),
+        "-o",
+        str(program),
+        "-lm",
+        "-lpthread",
+        "-ldl",
+    ]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    # A driver keeps what it likes.
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    for words in (["--iters", "2", "--profile"], ["--threads", "3"], ["--weights", "nowhere"]):
+        done = subprocess.run(
+            [str(program), *words], capture_output=True, text=True, check=False, env=environment
+        )
+        runs = driver == "opencl" and words[0] == "--iters"
+        assert done.returncode == (0 if runs else 1), done.stdout + done.stderr
+        assert "Sanitizer" not in done.stderr
 
 
 # --- for boards ----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def _network(name: str, how: dict[str, Any]) -> Graph:
     ("name", "board", "precision"),
     [
         ("resnet20", TX2, "float32"),
-        ("mobilenetv3", MALI, "float32"),
+        pytest.param("mobilenetv3", MALI, "float32", marks=pytest.mark.slow),
         ("yolov3-tiny-decoded", TX2, "float16"),
         pytest.param("resnet20", MALI, "float16", marks=pytest.mark.slow),
         pytest.param("mobilenetv3", TX2, "float16", marks=pytest.mark.slow),

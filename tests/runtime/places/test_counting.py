@@ -15,18 +15,22 @@ from graphopt.runtime.toolchain.find import toolchain_for
 from tests.runtime.cross import need
 from tests.runtime.deploy.bundles import Bundles, all_bundles  # noqa: F401
 
-# Two sections: a loop of 1000 turns with 3 instructions; then one of 10 with 600 additions, each of
+# A loop that does not count; two sections: the same loop, 1000 turns with 3 instructions; then one of 10 with 600 additions, each of
 # which waits for the one before, longer than a block of qemu's. A block counts as a whole where it
 # begins, so sections begin with a jump, as the calls of kernels do.
 PROGRAM = """
     .globl _start
-_start:
-    hint #120
-    b 0f
-0:  mov x0, #1000
-1:  add x1, x1, #1
+loop:
+    add x1, x1, #1
     subs x0, x0, #1
-    b.ne 1b
+    b.ne loop
+    ret
+_start:
+    mov x0, #500
+    bl loop
+    hint #120
+    mov x0, #1000
+    bl loop
     hint #121
     mov x0, #1000
 2:  subs x0, x0, #1
@@ -66,7 +70,7 @@ def test_counts_are_exact(tmp_path: Path) -> None:
     sections, blocks = counted(tmp_path)
     assert len(sections) == 2
     totals = [sum(n * len(blocks[b].code) for b, n in s.items()) for s in sections]
-    assert totals[0] == pytest.approx(1 + 1000 * 3, abs=5)
+    assert totals[0] == pytest.approx(2 + 1000 * 3, abs=5)
     assert totals[1] == pytest.approx(1 + 10 * 602, abs=5)
 
 

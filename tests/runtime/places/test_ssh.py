@@ -45,6 +45,7 @@ def test_times_and_layers_come_back(bundles: Bundles, board: Path) -> None:
     words = board.read_text().splitlines()
     assert words[: words.index("--")] == ["-o", "BatchMode=yes", "-p", "2222"]
     assert words[words.index("--") + 1] == "pi@board"
+    assert "./run --check --iters 7 --warmup 5 --threads 2 &&" in words[-1]
     assert list((board.parent / "tmp").iterdir()) == []  # nothing stays on the board
 
 

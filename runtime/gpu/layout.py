@@ -1,0 +1,61 @@
+"""Which operators have a kernel for images on a GPU: those of a processor, and two more."""
+
+from __future__ import annotations
+
+from graphopt.ir.graph import Node, input_value, is_op
+from graphopt.runtime.gpu.resize import CENTRES, Axis
+from graphopt.runtime.kernels.conv import Window
+from graphopt.runtime.lower.layout import Kind, Layout, image_shape, pads_of
+
+
+class GpuLayout(Layout):
+    """What is known of every tensor before any kernel is chosen."""
+
+    def _kind(self, node: Node) -> Kind | None:
+        kind = super()._kind(node)
+        if kind is None and is_op(node, "ConvTranspose") and transposed_window(node) is not None:
+            return "transposed"
+        if kind is None and is_op(node, "Resize") and id(node.inputs[0]) in self.blocked:
+            return "interpolate" if interpolation(node) is not None else None
+        return kind
+
+
+def transposed_window(node: Node) -> Window | None:
+    """Kernel, stride, dilation and first pads of a 2-D transposed convolution we have a kernel for."""
+    image, made, weight = image_shape(node.inputs[0]), image_shape(node.outputs[0]), node.inputs[1]
+    groups, plain = (
+        int(node.attrs.get("group", 1)),
+        node.attrs.get("auto_pad", "NOTSET") == "NOTSET",
+    )
+    if image is None or made is None or input_value(node, 1) is None or not plain:
+        return None
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty() and input_value(node, 2) is None:
+        return None
+    whole = groups == 1 or (image[0] // groups % 4 == 0 and made[0] // groups % 4 == 0)
+    if not whole or "output_shape" in node.attrs or min(pads_of(node)) < 0:
+        return None
+    top, left, _, _ = pads_of(node)
+    stride, dilation = (
+        tuple(int(v) for v in node.attrs.get(name, (1, 1))) for name in ("strides", "dilations")
+    )
+    kernel = tuple(int(d) for d in weight.shape[2:])
+    return Window(kernel, stride, dilation, (top, left))  # type: ignore[arg-type]
+
+
+def interpolation(node: Node) -> tuple[Axis, Axis] | None:
+    """How a linear Resize of an image goes along rows and columns, or None where it does something else."""
+    image, made = image_shape(node.inputs[0]), image_shape(node.outputs[0])
+    how = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
+    if image is None or made is None or image[0] != made[0] or how not in CENTRES:
+        return None
+    if node.attrs.get("mode", "nearest") != "linear" or node.attrs.get("antialias", 0):
+        return None
+    if "axes" in node.attrs or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    scales = input_value(node, 2)
+    if scales is None or not scales.size:
+        given = [made[i] / image[i] for i in (1, 2)]
+    else:
+        given = [float(s) for s in scales.reshape(-1)[2:]]
+    down, right = (Axis(how, image[i], made[i], given[i - 1]) for i in (1, 2))
+    return down, right
