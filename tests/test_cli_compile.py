@@ -145,6 +145,32 @@ def test_a_quantized_network(tmp_path: Path) -> None:
     assert made.manifest["memory"]["weights"] < 4096
 
 
+def test_half_precision_is_compared_with_what_half_can_be(tmp_path: Path, monkeypatch) -> None:
+    """Where storing tensors in half alone moves outputs, sums in half may move them some times more."""
+    need("cc")
+    if "float16" in target("host").unsupported:
+        pytest.skip("this machine has no arithmetic in half precision")
+    path = tmp_path / "net.onnx"
+    graphopt.save(graph_from(NET), path)
+    sizes = {"S": 12}
+    made = compile_file(
+        path, tmp_path / "a", target=target("host"), sizes=sizes, precision="float16"
+    )
+    assert made.tolerance == pytest.approx(5e-2)
+    assert 1e-5 < (made.error or 0) < 2e-2
+    assert not any("half precision" in n for n in made.notes)
+    monkeypatch.setattr(compiling, "_MUCH", 1e-6)
+    noted = compile_file(
+        path, tmp_path / "b", target=target("host"), sizes=sizes, precision="float16"
+    )
+    assert any("half precision moves outputs" in n for n in noted.notes)
+    monkeypatch.setitem(compiling.TOLERANCE, "float16", 1e-7)
+    strict = compile_file(
+        path, tmp_path / "c", target=target("host"), sizes=sizes, precision="float16"
+    )
+    assert 1e-4 < strict.tolerance < 5e-2
+
+
 def test_how_exact_a_quantized_network_is(tmp_path: Path, monkeypatch) -> None:
     """As exact as ONNX Runtime is with itself, where it rounds differently; else as any network."""
     need("cc")
