@@ -56,6 +56,7 @@ def counted(network: str, board: str, folder: Path) -> dict[str, tuple[float, fl
         folder / "bundle",
         target=target(board),
         abi=target(board).emulated_abi,
+        precision="float32",
         optimize=False,
         verify=False,
     )

@@ -206,13 +206,12 @@ def _bundle_place(output: Path, form: str) -> Iterator[Path]:
 
 
 def _checked_precision(target: Target, wanted: str | None) -> str:
-    if wanted is None:
-        return "float32" if target.gpu is None else target.default_precision
-    if target.precision(wanted) not in TOLERANCE:
+    used = target.precision(wanted)
+    if used not in TOLERANCE:
         raise UsageError(
-            f"{wanted} is what a network is quantized to: `graphopt quantize` first, and compile that"
+            f"{used} is what a network is quantized to: `graphopt quantize` first, and compile that"
         )
-    return wanted
+    return used
 
 
 def _tuned(
@@ -231,11 +230,11 @@ def _tuned(
 
 
 def _about_precision(compiled: Compiled | GpuCompiled, wanted: str | None) -> Iterator[str]:
-    made, best = compiled.precision, compiled.target.default_precision
+    made = compiled.precision
     if wanted is not None and wanted != made:
         yield f"computed in {made}: what is not quantized of a quantized network is never in {wanted}"
-    if wanted is None and made == "float32" != best:
-        yield f"compiled in float32; --precision {best} suits {compiled.target.name} best"
+    if wanted is None and made == "float16":
+        yield f"computed in float16, which suits {compiled.target.name} best; --precision float32 is exact"
 
 
 def _reference(graph: Graph, source: Path) -> Oracle:

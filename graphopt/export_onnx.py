@@ -73,7 +73,8 @@ def export_onnx(
         target: the board.
         sizes: numbers for named dimensions of inputs; a batch without one is 1.
         precision: of what is computed, float32 or float16 (weights are stored in it; inputs and
-            outputs stay as they are); if not given float32, and on a GPU what suits it.
+            outputs stay as they are); if not given float32, and what suits it where the board's own
+            reader is known.
         optimize: run the default passes first.
         replace: whether a file that is there may be replaced.
         progress: told what is going on.
@@ -119,7 +120,7 @@ def export_onnx(
 
 
 def _precision(graph: Graph, target: Target, wanted: str | None) -> str:
-    default = target.default_precision if target.gpu is not None else "float32"
+    default = target.default_precision if target.onnx is not None else "float32"
     used = target.precision(wanted or default)
     if used not in _TOLERANCE:
         raise UsageError(

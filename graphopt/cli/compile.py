@@ -15,7 +15,7 @@ app = typer.Typer()
 _ENDINGS = {"bundle": "", "tvm": ".so", "onnx": ".onnx"}
 Precision = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="float32 or float16; float32, and on a GPU float16, if not given."),
+    typer.Option(help="float32 or float16; what suits the board best if not given."),
 ]
 
 
