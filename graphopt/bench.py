@@ -142,7 +142,7 @@ def _subject(
         if place.kind == "rpc":
             raise UsageError(f"{path} is a bundle; what TVM's server runs is made of the ONNX file")
         return _Subject(path.name, path, manifest)
-    # What runs there is compared there; in an emulator one run more is long enough to be avoided.
+    # Over ssh and RPC it is compared where it runs.
     verify = None if place.kind in ("host", "emulated") else False
     folder.mkdir()
     compiled = compile_file(

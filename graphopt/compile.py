@@ -118,6 +118,8 @@ def compile_file(
     """
     notes: list[str] = []
     used = _checked_precision(target, precision)
+    if tune_at is not None and target.gpu is not None:
+        raise UsageError(f"{target.name}: there is no tuning for GPUs; leave --tune out")
     tools = toolchain_for(target, abi, use=toolchain)
     if form == "tvm" and target.gpu is not None:
         raise UsageError(

@@ -153,6 +153,7 @@ def test_what_cannot_be_tuned(graph, tmp_path: Path) -> None:
         (("--target", "tx2", "--tune", "host"), "emulated or rpc:ADDRESS:PORT"),
         (("--target", "tx2", "--tune", "board"), "after the @ comes emulated"),
         (("--target", "tx2", "--tune", "ssh:me@there"), "there is no tuning over ssh"),
+        (("--target", "tx2-gpu", "--tune", "rpc:a:1"), "there is no tuning for GPUs"),
     ):
         line = fails(tmp_path, "compile", tmp_path / "net.onnx", *options, code=2)
         assert told in line

@@ -61,7 +61,13 @@ def read_place(text: str) -> Place:
     board = target(name)
     if board.name == "host":
         raise UsageError(f"{text!r}: host is this machine; write host")
-    return Place(board, *read_way(rest))
+    kind, address = read_way(rest)
+    if board.gpu is not None and kind != "ssh":
+        raise UsageError(
+            f"{text!r}: {board.name}'s GPU is neither emulated nor reached through TVM; {name}@ssh:... "
+            "runs there, and its processor has a name of its own"
+        )
+    return Place(board, kind, address)
 
 
 def read_way(text: str) -> tuple[str, str]:

@@ -19,6 +19,8 @@ GOOD = {
 BAD = {
     "tx2": "tx2@emulated counts",
     "tx3@emulated": "tx2",
+    "tx2-gpu@emulated": "GPU is neither emulated",
+    "kirin990-gpu@rpc:a:1": "GPU is neither emulated",
     "tx2@board": "after the @ comes emulated, ssh, rpc",
     "rpc:192.168.1.20:9090": "say which board is there, as in tx2@rpc:192.168.1.20:9090",
     "host@emulated": "host is this machine",
