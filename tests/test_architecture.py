@@ -109,6 +109,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
             "compile",
             "distill",
             "export_onnx",
+            "judge",
             "optimize",
             "optimize_for",
             "prune",

@@ -14,7 +14,7 @@ from conftest import graph_from
 from test_bad_input import fails, run
 
 import graphopt
-from graphopt import compile as compiling
+from graphopt import judge as judging
 from graphopt.compile import compile_file
 from graphopt.errors import UnsupportedError, UsageError, VerificationError
 from graphopt.frontends.onnx_file import save
@@ -157,12 +157,12 @@ def test_half_precision_is_compared_with_what_half_can_be(tmp_path: Path, monkey
     assert made.tolerance == pytest.approx(5e-2)
     assert 1e-5 < (made.error or 0) < 2e-2
     assert not any("half precision" in n for n in made.notes)
-    monkeypatch.setattr(compiling, "_MUCH", 1e-6)
+    monkeypatch.setattr(judging, "_MUCH", 1e-6)
     noted = compile_file(
         path, tmp_path / "b", target=target("host"), sizes=sizes, precision="float16"
     )
     assert any("half precision moves outputs" in n for n in noted.notes)
-    monkeypatch.setitem(compiling.TOLERANCE, "float16", 1e-7)
+    monkeypatch.setitem(judging.TOLERANCE, "float16", 1e-7)
     strict = compile_file(
         path, tmp_path / "c", target=target("host"), sizes=sizes, precision="float16"
     )
@@ -175,7 +175,7 @@ def test_how_exact_a_quantized_network_is(tmp_path: Path, monkeypatch) -> None:
     path = quantized(tmp_path / "net.onnx")
     exact = compile_file(path, tmp_path / "exact", target=target("host"))
     assert exact.tolerance < 2e-3
-    real = compiling.open_graph
+    real = judging.open_graph
 
     class Shifted:
         """ONNX Runtime's integers, all a hundredth too large."""
@@ -188,7 +188,7 @@ def test_how_exact_a_quantized_network_is(tmp_path: Path, monkeypatch) -> None:
         def run(self, feeds):
             return {k: v * 1.01 for k, v in self._runner.run(feeds).items()}
 
-    monkeypatch.setattr(compiling, "open_graph", lambda *a, **k: Shifted(real(*a, **k)))
+    monkeypatch.setattr(judging, "open_graph", lambda *a, **k: Shifted(real(*a, **k)))
     rounded = compile_file(path, tmp_path / "rounded", target=target("host"))
     assert 1.5e-2 < rounded.tolerance <= 2.5e-2
     assert "moves its outputs" not in " ".join(exact.notes)
@@ -204,7 +204,7 @@ def test_large_networks_are_not_emulated_unasked(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("zig")
-    monkeypatch.setattr("graphopt.compile._MOST_EMULATED_MACS", 1000)
+    monkeypatch.setattr("graphopt.judge._MOST_EMULATED_MACS", 1000)
     made = compile_file(model, model.with_name("b"), target=target("tx2"), sizes={"S": 18})
     assert "take an emulator 0 minutes; --verify has them taken" in made.unverified
 
