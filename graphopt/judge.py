@@ -115,7 +115,8 @@ class Judge:
         if self._quantized and self.tolerance > _MUCH:
             yield (
                 f"the last bits of its inputs move its outputs by {self.tolerance / 2:.0%}, so that "
-                "comparing outputs says little: quantized networks without training, or calibrated on noise, are so"
+                "comparing outputs says little: quantized networks without training, or calibrated on "
+                "noise, are so"
             )
         elif self._precision == "float16" and self.error is not None and self.error > _MUCH:
             yield (
