@@ -20,7 +20,7 @@ SOURCES = Path(__file__).parent / "c"
 LIBRARY, ARCHIVE, RUNNER = "libmodel.so", "libmodel.a", "run"
 WEIGHTS, HEADER = "model.weights", "model.h"
 
-_IN_LIBRARY = ("model.c", "pool.c", "weights.c")
+_IN_LIBRARY = ("model.c", "pool.c", "ports.c", "weights.c")
 _IN_RUNNER = ("run.c", "npy.c", "check.c")
 FUNCTIONS = (
     *("create", "create_from", "destroy", "memory", "error"),

@@ -42,7 +42,7 @@ def gpu_objects(
     (work / "kernels.c").write_text(
         with_prefix(tables.TEXT_HEAD, prefix) + tables.text_file(kernels), encoding="utf-8"
     )
-    names = ("network.c", "kernels.c", "gpu.c", f"{compiled.driver}.c", "weights.c")
+    names = ("network.c", "kernels.c", "gpu.c", f"{compiled.driver}.c", "ports.c", "weights.c")
     return [tools.compile(work / n, (work / n).with_suffix(".o"), flags) for n in names]
 
 

@@ -81,6 +81,12 @@ int nn_pool_bound(nn_pool *pool); /* threads that were on their cores the last t
 void nn_pool_enter(nn_pool *pool);
 void nn_pool_leave(nn_pool *pool);
 
+/* --- ports.c: inputs and outputs by number; 0, or -1 with the reason --- */
+
+int nn_check_input(int index, const void *data, size_t size, char *error, size_t error_size);
+int nn_check_output(int index, const void *data, size_t size, char *error, size_t error_size);
+int nn_check_given(const unsigned char *given, char *error, size_t error_size); /* of every input */
+
 /* --- small things --- */
 
 double nn_milliseconds(void);

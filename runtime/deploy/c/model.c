@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define MOST_THREADS 256
 
@@ -21,21 +20,6 @@ struct nn_model {
     int has_run;
     char error[NN_ERROR_SIZE];
 };
-
-int nn_fail(char *error, size_t error_size, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    if (error != NULL && error_size > 0)
-        vsnprintf(error, error_size, format, arguments);
-    va_end(arguments);
-    return -1;
-}
-
-double nn_milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
-}
 
 void *nn_allocate(size_t size) {
     void *memory = NULL;
@@ -155,18 +139,6 @@ void nn_destroy(nn_model *model) {
     free(model);
 }
 
-int nn_input_count(void) { return nn_network.input_count; }
-int nn_output_count(void) { return nn_network.output_count; }
-int nn_layer_count(void) { return nn_network.step_count; }
-
-const nn_tensor *nn_input(int index) {
-    return index >= 0 && index < nn_network.input_count ? &nn_network.inputs[index].tensor : NULL;
-}
-
-const nn_tensor *nn_output(int index) {
-    return index >= 0 && index < nn_network.output_count ? &nn_network.outputs[index].tensor : NULL;
-}
-
 static unsigned char *place(const nn_model *model, const nn_port *port) {
     unsigned char *bases[] = {
         [NN_IN_ARENA] = model->arena,
@@ -176,23 +148,12 @@ static unsigned char *place(const nn_model *model, const nn_port *port) {
     return bases[port->base] + port->offset;
 }
 
+#define MESSAGE model->error, sizeof model->error
 #define FAIL(...) nn_fail(model->error, sizeof model->error, __VA_ARGS__)
-
-static int check_port(nn_model *model, const char *kind, const nn_port *ports, int count, int index,
-                      const void *data, size_t size) {
-    if (index < 0 || index >= count)
-        return FAIL("there is no %s %d; there are %d", kind, index, count);
-    const nn_tensor *tensor = &ports[index].tensor;
-    if (size != tensor->size)
-        return FAIL("%s %s has %zu bytes, not %zu", kind, tensor->name, tensor->size, size);
-    if (data == NULL && size > 0)
-        return FAIL("%s %s: no memory was given", kind, tensor->name);
-    return 0;
-}
 
 int nn_set_input(nn_model *model, int index, const void *data, size_t size) {
     pthread_mutex_lock(&model->mutex);
-    int failed = check_port(model, "input", nn_network.inputs, nn_network.input_count, index, data, size);
+    int failed = nn_check_input(index, data, size, MESSAGE);
     if (!failed) {
         if (size > 0)
             memcpy(place(model, &nn_network.inputs[index]), data, size);
@@ -205,22 +166,13 @@ int nn_set_input(nn_model *model, int index, const void *data, size_t size) {
 
 int nn_get_output(nn_model *model, int index, void *data, size_t size) {
     pthread_mutex_lock(&model->mutex);
-    int failed =
-        check_port(model, "output", nn_network.outputs, nn_network.output_count, index, data, size);
+    int failed = nn_check_output(index, data, size, MESSAGE);
     if (!failed && !model->has_run)
         failed = FAIL("there are no outputs: run the model after setting its inputs");
     if (!failed && size > 0)
         memcpy(data, place(model, &nn_network.outputs[index]), size);
     pthread_mutex_unlock(&model->mutex);
     return failed;
-}
-
-static int check_inputs(nn_model *model) {
-    for (int i = 0; i < nn_network.input_count; i++)
-        if (!model->given[i])
-            return FAIL("input %s was not set; every run uses its inputs up",
-                        nn_network.inputs[i].tensor.name);
-    return 0;
 }
 
 /* No-operations by which whoever counts instructions in an emulator tells layers apart. */
@@ -253,7 +205,7 @@ static void profile_steps(nn_model *model, nn_layer *layers) {
 static int run(nn_model *model, nn_layer *layers, int count) {
     if (layers != NULL && count != nn_network.step_count)
         return FAIL("there are %d layers, not %d", nn_network.step_count, count);
-    if (check_inputs(model) != 0)
+    if (nn_check_given(model->given, MESSAGE) != 0)
         return -1;
     nn_pool_enter(model->pool);
     if (layers != NULL)

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct nn_model {
     pthread_mutex_t mutex;
@@ -15,21 +14,6 @@ struct nn_model {
     int has_run;
     char error[NN_ERROR_SIZE];
 };
-
-int nn_fail(char *error, size_t error_size, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    if (error != NULL && error_size > 0)
-        vsnprintf(error, error_size, format, arguments);
-    va_end(arguments);
-    return -1;
-}
-
-double nn_milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
-}
 
 void *nn_open_library(const char *const *names, nn_message error) {
     void *library = NULL;
@@ -124,18 +108,6 @@ void nn_destroy(nn_model *model) {
 
 /* --- asking --- */
 
-int nn_input_count(void) { return nn_network.input_count; }
-int nn_output_count(void) { return nn_network.output_count; }
-int nn_layer_count(void) { return nn_network.step_count; }
-
-const nn_tensor *nn_input(int index) {
-    return index >= 0 && index < nn_network.input_count ? &nn_network.inputs[index].tensor : NULL;
-}
-
-const nn_tensor *nn_output(int index) {
-    return index >= 0 && index < nn_network.output_count ? &nn_network.outputs[index].tensor : NULL;
-}
-
 const char *nn_error(const nn_model *model) { return model->error; }
 const char *nn_device(const nn_model *model) { return nn_driver_name(model->device); }
 int nn_thread_count(const nn_model *model) {
@@ -153,20 +125,9 @@ size_t nn_memory(const nn_model *model) {
 
 /* --- running --- */
 
-#define MESSAGE ((nn_message){model->error, sizeof model->error})
-#define FAIL(...) nn_fail(model->error, sizeof model->error, __VA_ARGS__)
-
-static int check_port(nn_model *model, const char *kind, const nn_port *ports, int count, int index,
-                      const void *data, size_t size) {
-    if (index < 0 || index >= count)
-        return FAIL("there is no %s %d; there are %d", kind, index, count);
-    const nn_tensor *tensor = &ports[index].tensor;
-    if (size != tensor->size)
-        return FAIL("%s %s has %zu bytes, not %zu", kind, tensor->name, tensor->size, size);
-    if (data == NULL && size > 0)
-        return FAIL("%s %s: no memory was given", kind, tensor->name);
-    return 0;
-}
+#define TEXT model->error, sizeof model->error
+#define MESSAGE ((nn_message){TEXT})
+#define FAIL(...) nn_fail(TEXT, __VA_ARGS__)
 
 static nn_span span_of(const nn_port *port) {
     return (nn_span){port->base, port->offset, port->tensor.size};
@@ -174,7 +135,7 @@ static nn_span span_of(const nn_port *port) {
 
 int nn_set_input(nn_model *model, int index, const void *data, size_t size) {
     pthread_mutex_lock(&model->mutex);
-    int failed = check_port(model, "input", nn_network.inputs, nn_network.input_count, index, data, size);
+    int failed = nn_check_input(index, data, size, TEXT);
     if (!failed && size > 0)
         failed = nn_driver_write(model->device, span_of(&nn_network.inputs[index]), data, MESSAGE);
     if (!failed) {
@@ -187,8 +148,7 @@ int nn_set_input(nn_model *model, int index, const void *data, size_t size) {
 
 int nn_get_output(nn_model *model, int index, void *data, size_t size) {
     pthread_mutex_lock(&model->mutex);
-    int failed =
-        check_port(model, "output", nn_network.outputs, nn_network.output_count, index, data, size);
+    int failed = nn_check_output(index, data, size, TEXT);
     if (!failed && !model->has_run)
         failed = FAIL("there are no outputs: run the model after setting its inputs");
     if (!failed && size > 0)
@@ -222,10 +182,8 @@ static int launch_each(nn_model *model, nn_layer *layers) {
 static int run(nn_model *model, nn_layer *layers, int count) {
     if (layers != NULL && count != nn_network.step_count)
         return FAIL("there are %d layers, not %d", nn_network.step_count, count);
-    for (int i = 0; i < nn_network.input_count; i++)
-        if (!model->given[i])
-            return FAIL("input %s was not set; every run uses its inputs up",
-                        nn_network.inputs[i].tensor.name);
+    if (nn_check_given(model->given, TEXT) != 0)
+        return -1;
     memset(model->given, 0, (size_t)nn_network.input_count + 1);
     if ((layers != NULL ? launch_each(model, layers) : launch_all(model)) != 0)
         return -1;

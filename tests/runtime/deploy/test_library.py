@@ -32,7 +32,7 @@ STRICT = [
     "-g",
     "-O1",
 ]
-LIBRARY = [SOURCES / n for n in ("model.c", "pool.c", "weights.c")]
+LIBRARY = [SOURCES / n for n in ("model.c", "pool.c", "ports.c", "weights.c")]
 SANITIZERS = {
     "none": [],
     "address and undefined": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],

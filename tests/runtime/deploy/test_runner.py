@@ -238,7 +238,9 @@ def test_a_whole_network_under_sanitizers(sanitizer: str, bundles: Bundles, tmp_
         '#include "check.h"\nconst small_digest small_expected[1] = {{0}};\n'
         "const int small_expected_count = 0;\nconst double small_tolerance = 0;\n"
     )
-    sources = [tmp_path / f"{n}.c" for n in ("model", "pool", "weights", "run", "npy", "check")]
+    sources = [
+        tmp_path / f"{n}.c" for n in ("model", "pool", "ports", "weights", "run", "npy", "check")
+    ]
     objects = [tmp_path / "network.o", tmp_path / "kernels.o"]
     flags = SANITIZERS[sanitizer]
     program = built(

@@ -233,7 +233,9 @@ def test_the_host_code_is_strict_c(driver: str, small: GpuCompiled, tmp_path: Pa
     tools = toolchain_for(MALI, "host")
     texts = {"expected.c": tables.expected([], 0.0)}
     library_objects(own, tmp_path, "nn", tools, weights, texts=texts)
-    sources = [tmp_path / f"{n}.c" for n in ("network", "kernels", "gpu", driver, "weights")]
+    sources = [
+        tmp_path / f"{n}.c" for n in ("network", "kernels", "gpu", driver, "ports", "weights")
+    ]
     sources += [tmp_path / f"{n}.c" for n in ("run", "npy", "check", "expected")]
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wstrict-prototypes"]
     program = tmp_path / "run"
