@@ -82,14 +82,15 @@ def bench(
         LoadError, UsageError, UnsupportedError, ToolchainError, VerificationError: see `compile_file`.
         RunError: a board cannot be reached, or something fails there.
     """
+    how = options or Options()
     with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
         every = [
-            _subject(path, place, options or Options(), Path(name) / str(i), progress)
+            _subject(path, place, how, Path(name) / str(i), progress)
             for i, path in enumerate(subjects)
         ]
         if place.kind == "host":
-            return _here(every, options or Options(), progress)
-        rows = [_there(each, place, options or Options(), progress) for each in every]
+            return _here(every, how, progress)
+        rows = [_there(each, place, how, progress) for each in every]
     return [_compared(row, rows[0]) for row in rows]
 
 

@@ -204,16 +204,30 @@ class ImagePool(Written):
 
 
 @dataclass(frozen=True)
-class Block(Written):
-    """From rows of floats to an image; channels beyond the last are 0."""
+class _PerBlock(Written):
+    """A work-item for every pixel of every block of four channels."""
 
     shape: Shape
-    arrays = (Array("x", "float"), _Y)
 
     @property
     def items(self) -> Size:
         """Pixels, blocks."""
         return (self.shape.pixels, self.shape.blocks, 1)
+
+    def _begin(self) -> list[str]:
+        return [
+            f"const int pixel = {item(0, self.local)};",
+            f"const int block = {item(1, self.local)};",
+            f"if (pixel >= {self.shape.pixels})",
+            "    return;",
+        ]
+
+
+@dataclass(frozen=True)
+class Block(_PerBlock):
+    """From rows of floats to an image; channels beyond the last are 0."""
+
+    arrays = (Array("x", "float"), _Y)
 
     def body(self) -> str:
         """Four channels of a pixel."""
@@ -224,10 +238,7 @@ class Block(Written):
         ]
         return "\n".join(
             [
-                f"const int pixel = {item(0, self.local)};",
-                f"const int block = {item(1, self.local)};",
-                f"if (pixel >= {pixels})",
-                "    return;",
+                *self._begin(),
                 f"__global const float *const from = x + block * {4 * pixels} + pixel;",
                 "float4 value;",
                 *lanes,
@@ -237,16 +248,10 @@ class Block(Written):
 
 
 @dataclass(frozen=True)
-class Unblock(Written):
+class Unblock(_PerBlock):
     """From an image to rows of floats."""
 
-    shape: Shape
     arrays = (_X, Array("y", "float", written=True))
-
-    @property
-    def items(self) -> Size:
-        """Pixels, blocks."""
-        return (self.shape.pixels, self.shape.blocks, 1)
 
     def body(self) -> str:
         """Four channels of a pixel."""
@@ -257,10 +262,7 @@ class Unblock(Written):
         ]
         return "\n".join(
             [
-                f"const int pixel = {item(0, self.local)};",
-                f"const int block = {item(1, self.local)};",
-                f"if (pixel >= {pixels})",
-                "    return;",
+                *self._begin(),
                 f"const float4 value = load_float4(x + (block * {pixels} + pixel) * 4);",
                 f"__global float *const to = y + block * {4 * pixels} + pixel;",
                 *stores,
