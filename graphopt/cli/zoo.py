@@ -51,6 +51,11 @@ def zoo_export(
         Optional[int],  # noqa: UP045
         typer.Option(help="Height and width in pixels."),
     ] = None,
+    classes: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="How many classes; as published if not given."),
+    ] = None,
+    width: Annotated[float, typer.Option(help="A factor for the channels inside.")] = 1.0,
 ) -> None:
     """Writes a network as an ONNX file, BatchNorm kept and parameter names as in torch."""
     from graphopt.frontends.normal_form import normalize
@@ -62,7 +67,15 @@ def zoo_export(
 
     with progress() as telling:
         telling(f"building and exporting {name}")
-        model = export(name, decode=decode, weights=weights, seed=seed, input_size=input_size)
+        model = export(
+            name,
+            decode=decode,
+            weights=weights,
+            seed=seed,
+            input_size=input_size,
+            classes=classes,
+            width=width,
+        )
         graph = normalize(model)
         telling("writing")
         save(graph, output)

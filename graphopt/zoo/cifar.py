@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphopt.zoo.layers import ConvBn, Network
+from graphopt.zoo.layers import ConvBn, Network, scaled
 
 WIDTHS = (16, 32, 64)
 
@@ -15,16 +15,17 @@ WIDTHS = (16, 32, 64)
 class CifarResNet(Network):
     """Depth 6n + 2: a 3x3 stem and three stages of n basic blocks."""
 
-    def __init__(self, depth: int, classes: int) -> None:
+    def __init__(self, depth: int, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.stem = ConvBn(3, WIDTHS[0], 3, 1, "relu")
+        inputs = scaled(WIDTHS[0], width)
+        self.stem = ConvBn(3, inputs, 3, 1, "relu")
         self.stages = nn.Sequential()
-        inputs = WIDTHS[0]
-        for width in WIDTHS:
-            first = BasicBlock(inputs, width)
-            rest = (BasicBlock(width, width) for _ in range((depth - 2) // 6 - 1))
+        for full in WIDTHS:
+            outputs = scaled(full, width)
+            first = BasicBlock(inputs, outputs)
+            rest = (BasicBlock(outputs, outputs) for _ in range((depth - 2) // 6 - 1))
             self.stages.append(nn.Sequential(first, *rest))
-            inputs = width
+            inputs = outputs
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, classes)
@@ -58,13 +59,13 @@ class BasicBlock(nn.Module):
 class WideResNet(Network):
     """Depth 6n + 4: a 3x3 stem and three groups of n pre-activation blocks, `widen` times wide."""
 
-    def __init__(self, depth: int, widen: int, classes: int) -> None:
+    def __init__(self, depth: int, widen: int, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        inputs = scaled(WIDTHS[0], width)
+        self.stem = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
         self.groups = nn.Sequential()
-        inputs = WIDTHS[0]
-        for index, width in enumerate(WIDTHS):
-            outputs = width * widen
+        for index, full in enumerate(WIDTHS):
+            outputs = scaled(full * widen, width)
             first = PreActivationBlock(inputs, outputs, stride=1 if index == 0 else 2)
             rest = (PreActivationBlock(outputs, outputs, 1) for _ in range((depth - 4) // 6 - 1))
             self.groups.append(nn.Sequential(first, *rest))

@@ -1,6 +1,7 @@
 """The backbones Darknet-53 (yolov3.cfg) and CSPDarknet-53 (yolov4.cfg).
 
-Both give the maps at strides 8, 16 and 32, with 256, 512 and 1024 channels.
+Both give the maps at strides 8, 16 and 32, with 256, 512 and 1024 channels (`taps`); `width` is a factor
+for all channels.
 """
 
 from __future__ import annotations
@@ -8,23 +9,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graphopt.zoo.layers import ConvBn, ConvBnResidual
+from graphopt.zoo.layers import ConvBn, ConvBnResidual, scaled
 
 BLOCKS = (1, 2, 8, 8, 4)  # residuals per stage, the same in both
 CHANNELS = (64, 128, 256, 512, 1024)
-TAPS = (256, 512, 1024)
+
+
+def taps(width: float = 1.0) -> tuple[int, ...]:
+    """Channels of the maps at strides 8, 16 and 32."""
+    return tuple(scaled(channels, width) for channels in CHANNELS[2:])
 
 
 class Darknet53(nn.Module):
     """A stem and five stages: a stride-2 convolution, then residuals."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.stem = ConvBn(3, 32, 3)
+        inputs = scaled(32, width)
+        self.stem = ConvBn(3, inputs, 3)
         self.stages = nn.ModuleList()
-        inputs = 32
-        for channels, blocks in zip(CHANNELS, BLOCKS, strict=True):
-            residuals = (ConvBnResidual(channels, channels // 2, "leaky") for _ in range(blocks))
+        for full, blocks in zip(CHANNELS, BLOCKS, strict=True):
+            channels, hidden = scaled(full, width), scaled(full // 2, width)
+            residuals = (ConvBnResidual(channels, hidden, "leaky") for _ in range(blocks))
             self.stages.append(nn.Sequential(ConvBn(inputs, channels, 3, 2), *residuals))
             inputs = channels
 
@@ -35,13 +41,14 @@ class Darknet53(nn.Module):
 class CspDarknet53(nn.Module):
     """Darknet-53 with cross-stage-partial stages and Mish."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.stem = ConvBn(3, 32, 3, activation="mish")
+        inputs = scaled(32, width)
+        self.stem = ConvBn(3, inputs, 3, activation="mish")
         self.stages = nn.ModuleList()
-        inputs = 32
-        for channels, blocks in zip(CHANNELS, BLOCKS, strict=True):
-            self.stages.append(CspStage(inputs, channels, blocks))
+        for full, blocks in zip(CHANNELS, BLOCKS, strict=True):
+            channels, half = scaled(full, width), scaled(full // 2, width)
+            self.stages.append(CspStage(inputs, channels, half, blocks))
             inputs = channels
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -55,15 +62,14 @@ class CspStage(nn.Module):
     residual; the others halve them at the split.
     """
 
-    def __init__(self, inputs: int, channels: int, blocks: int) -> None:
+    def __init__(self, inputs: int, channels: int, half: int, blocks: int) -> None:
         super().__init__()
-        split = channels if blocks == 1 else channels // 2
+        split = channels if blocks == 1 else half
         self.down = ConvBn(inputs, channels, 3, 2, "mish")
         self.past = ConvBn(channels, split, 1, activation="mish")
         self.enter = ConvBn(channels, split, 1, activation="mish")
-        hidden = channels // 2
         self.residuals = nn.Sequential(
-            *(ConvBnResidual(split, hidden, "mish") for _ in range(blocks))
+            *(ConvBnResidual(split, half, "mish") for _ in range(blocks))
         )
         self.leave = ConvBn(split, split, 1, activation="mish")
         self.mix = ConvBn(2 * split, channels, 1, activation="mish")

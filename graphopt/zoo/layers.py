@@ -17,6 +17,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, to the next multiple of 8 and at least 8; as they are for width 1."""
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)
+
+
 class Network(nn.Module):
     """A network whose raw outputs can be decoded in the graph by setting `decode`."""
 

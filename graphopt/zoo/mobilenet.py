@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from graphopt.zoo.layers import ConvBn, Network, SqueezeExcite
+from graphopt.zoo.layers import ConvBn, Network, SqueezeExcite, scaled
 
 
 class Bottleneck(NamedTuple):
@@ -41,7 +41,6 @@ V3_LARGE = (
     Bottleneck(5, 960, 160, True, "hardswish", 1),
 )
 V3_EPS = 1e-3
-YOLO_TAPS = (40, 112, 1024)
 
 # expansion, outputs, repeats, stride of the first
 V2_STAGES = (
@@ -101,20 +100,21 @@ class MobileNetV3YoloBackbone(nn.Module):
     squeeze-excite of exactly a quarter without biases.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         rows = [
-            row._replace(activation=row.activation.replace("relu", "relu6")) for row in V3_LARGE
+            row._replace(activation=row.activation.replace("relu", "relu6"))
+            for row in _wide(V3_LARGE, width)
         ]
-        blocks = [ConvBn(3, 16, 3, 2, "hardswish")]
-        inputs = 16
+        inputs = scaled(16, width)
+        blocks = [ConvBn(3, inputs, 3, 2, "hardswish")]
         for row in rows:
             gate = _quarter_gate(row.expanded) if row.squeeze else nn.Identity()
             blocks.append(InvertedResidual(inputs, row, gate, expand=True))
             inputs = row.outputs
         self.to_stride8 = nn.Sequential(*blocks[:7])
         self.to_stride16 = nn.Sequential(*blocks[7:13])
-        last = ConvBn(inputs, YOLO_TAPS[2], 1, 1, "hardswish")
+        last = ConvBn(inputs, yolo_taps(width)[2], 1, 1, "hardswish")
         self.to_stride32 = nn.Sequential(*blocks[13:], last)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -123,25 +123,31 @@ class MobileNetV3YoloBackbone(nn.Module):
         return c3, c4, self.to_stride32(c4)
 
 
-def mobilenetv3_large(classes: int) -> Classifier:
+def yolo_taps(width: float = 1.0) -> tuple[int, ...]:
+    """Channels of the maps at strides 8, 16 and 32."""
+    return tuple(scaled(channels, width) for channels in (40, 112, 1024))
+
+
+def mobilenetv3_large(classes: int, width: float = 1.0) -> Classifier:
     """Table 1 of Howard et al., with torchvision's rounding of the squeeze width."""
-    blocks: list[nn.Module] = [ConvBn(3, 16, 3, 2, "hardswish", eps=V3_EPS)]
-    inputs = 16
-    for row in V3_LARGE:
+    inputs = scaled(16, width)
+    blocks: list[nn.Module] = [ConvBn(3, inputs, 3, 2, "hardswish", eps=V3_EPS)]
+    for row in _wide(V3_LARGE, width):
         gate = _rounded_gate(row.expanded) if row.squeeze else nn.Identity()
         expand = row.expanded != inputs
         blocks.append(InvertedResidual(inputs, row, gate, expand=expand, eps=V3_EPS))
         inputs = row.outputs
-    blocks.append(ConvBn(inputs, 960, 1, 1, "hardswish", eps=V3_EPS))
-    tail = (nn.Linear(960, 1280), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(1280, classes))
+    last = scaled(960, width)
+    blocks.append(ConvBn(inputs, last, 1, 1, "hardswish", eps=V3_EPS))
+    tail = (nn.Linear(last, 1280), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(1280, classes))
     return Classifier(nn.Sequential(*blocks), nn.Sequential(*tail))
 
 
-def mobilenetv2(classes: int) -> Classifier:
-    """Table 2 of Sandler et al., width 1.0."""
-    blocks: list[nn.Module] = [ConvBn(3, 32, 3, 2, "relu6")]
-    inputs = 32
-    for row in _v2_rows():
+def mobilenetv2(classes: int, width: float = 1.0) -> Classifier:
+    """Table 2 of Sandler et al.; as there, the last 1280 channels do not get fewer."""
+    inputs = scaled(32, width)
+    blocks: list[nn.Module] = [ConvBn(3, inputs, 3, 2, "relu6")]
+    for row in _v2_rows(width):
         expand = row.expanded != inputs
         blocks.append(InvertedResidual(inputs, row, nn.Identity(), expand=expand))
         inputs = row.outputs
@@ -150,9 +156,17 @@ def mobilenetv2(classes: int) -> Classifier:
     return Classifier(nn.Sequential(*blocks), nn.Sequential(*tail))
 
 
-def _v2_rows() -> Iterable[Bottleneck]:
-    inputs = 32
-    for expansion, outputs, repeats, first_stride in V2_STAGES:
+def _wide(rows: Iterable[Bottleneck], width: float) -> list[Bottleneck]:
+    return [
+        row._replace(expanded=scaled(row.expanded, width), outputs=scaled(row.outputs, width))
+        for row in rows
+    ]
+
+
+def _v2_rows(width: float) -> Iterable[Bottleneck]:
+    inputs = scaled(32, width)
+    for expansion, full, repeats, first_stride in V2_STAGES:
+        outputs = scaled(full, width)
         for index in range(repeats):
             stride = first_stride if index == 0 else 1
             yield Bottleneck(3, expansion * inputs, outputs, False, "relu6", stride)

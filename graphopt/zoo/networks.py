@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -33,9 +34,9 @@ TINY_ANCHORS: tuple[Anchors, ...] = (
 )
 
 
-def network(model: ZooModel, classes: int) -> Network:
+def network(model: ZooModel, classes: int, width: float = 1.0) -> Network:
     """The module with torch's own initial weights, on torch's default device."""
-    return _NETWORKS[model.name](classes)
+    return _NETWORKS[model.name](classes, width)
 
 
 def decoder(model: ZooModel) -> nn.Module:
@@ -51,32 +52,33 @@ def decoder(model: ZooModel) -> nn.Module:
     return YoloDecode(V3_ANCHORS, STRIDES, (1.0, 1.0, 1.0))
 
 
-def _yolov3(classes: int) -> Network:
-    return YoloV3(darknet.Darknet53(), darknet.TAPS, classes)
+def _yolov3(classes: int, width: float) -> Network:
+    return YoloV3(darknet.Darknet53(width), darknet.taps(width), classes, width=width)
 
 
-def _yolov3_spp(classes: int) -> Network:
-    return YoloV3(darknet.Darknet53(), darknet.TAPS, classes, spp=True)
+def _yolov3_spp(classes: int, width: float) -> Network:
+    return YoloV3(darknet.Darknet53(width), darknet.taps(width), classes, width=width, spp=True)
 
 
-def _yolov3_mobilenetv3(classes: int) -> Network:
-    return YoloV3(mobilenet.MobileNetV3YoloBackbone(), mobilenet.YOLO_TAPS, classes)
+def _yolov3_mobilenetv3(classes: int, width: float) -> Network:
+    backbone = mobilenet.MobileNetV3YoloBackbone(width)
+    return YoloV3(backbone, mobilenet.yolo_taps(width), classes, width=width)
 
 
-_NETWORKS: dict[str, Callable[[int], Network]] = {
+_NETWORKS: dict[str, Callable[[int, float], Network]] = {
     "yolov3": _yolov3,
     "yolov3-spp": _yolov3_spp,
     "yolov3-tiny": YoloV3Tiny,
     "yolov4": YoloV4,
     "yolov3-mobilenetv3": _yolov3_mobilenetv3,
     "retinanet-r50-fpn": RetinaNet,
-    "wrn-40-1": lambda classes: WideResNet(40, 1, classes),
-    "wrn-16-1": lambda classes: WideResNet(16, 1, classes),
-    "wrn-40-2": lambda classes: WideResNet(40, 2, classes),
-    "wrn-16-2": lambda classes: WideResNet(16, 2, classes),
-    "resnet20": lambda classes: CifarResNet(20, classes),
-    "resnet32": lambda classes: CifarResNet(32, classes),
-    "resnet56": lambda classes: CifarResNet(56, classes),
+    "wrn-40-1": partial(WideResNet, 40, 1),
+    "wrn-16-1": partial(WideResNet, 16, 1),
+    "wrn-40-2": partial(WideResNet, 40, 2),
+    "wrn-16-2": partial(WideResNet, 16, 2),
+    "resnet20": partial(CifarResNet, 20),
+    "resnet32": partial(CifarResNet, 32),
+    "resnet56": partial(CifarResNet, 56),
     "resnet50": ResNet50,
     "mobilenetv2": mobilenet.mobilenetv2,
     "mobilenetv3-large": mobilenet.mobilenetv3_large,

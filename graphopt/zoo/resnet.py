@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from graphopt.zoo.layers import ConvBn, Network
+from graphopt.zoo.layers import ConvBn, Network, scaled
 
 BLOCKS = (3, 4, 6, 3)
 WIDTHS = (64, 128, 256, 512)
@@ -14,15 +14,16 @@ EXPANSION = 4
 class ResNet50Features(nn.Module):
     """The stem and four stages; gives the maps at strides 4, 8, 16 and 32."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvBn(3, 64, 7, 2, "relu"), nn.MaxPool2d(3, 2, 1))
+        inputs = scaled(64, width)
+        self.stem = nn.Sequential(ConvBn(3, inputs, 7, 2, "relu"), nn.MaxPool2d(3, 2, 1))
         self.stages = nn.ModuleList()
-        inputs = 64
-        for index, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
-            first = BottleneckBlock(inputs, width, stride=1 if index == 0 else 2)
-            inputs = EXPANSION * width
-            rest = (BottleneckBlock(inputs, width, stride=1) for _ in range(blocks - 1))
+        for index, (full, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
+            channels = scaled(full, width)
+            first = BottleneckBlock(inputs, channels, stride=1 if index == 0 else 2)
+            inputs = EXPANSION * channels
+            rest = (BottleneckBlock(inputs, channels, stride=1) for _ in range(blocks - 1))
             self.stages.append(nn.Sequential(first, *rest))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -54,12 +55,12 @@ class BottleneckBlock(nn.Module):
 class ResNet50(Network):
     """The classifier on the last map."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.features = ResNet50Features()
+        self.features = ResNet50Features(width)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.fc = nn.Linear(EXPANSION * WIDTHS[-1], classes)
+        self.fc = nn.Linear(EXPANSION * scaled(WIDTHS[-1], width), classes)
 
     def raw(self, image: Tensor) -> Tensor:
         return self.fc(self.flatten(self.pool(self.features(image)[-1])))

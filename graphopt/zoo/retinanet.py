@@ -10,23 +10,25 @@ import math
 
 from torch import Tensor, nn
 
-from graphopt.zoo.layers import Network
+from graphopt.zoo.layers import Network, scaled
 from graphopt.zoo.resnet import EXPANSION, WIDTHS, ResNet50Features
 
 ANCHORS = 9
 CHANNELS = 256
 PRIOR = 0.01  # the score every anchor starts from, section 4.1 of the paper
+RARE = -math.log((1 - PRIOR) / PRIOR)
 
 
 class RetinaNet(Network):
     """Class maps of the five levels, then box maps of the five levels."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.backbone = ResNet50Features()
-        self.fpn = FeaturePyramid([EXPANSION * width for width in WIDTHS[1:]])
-        self.cls_head = SharedHead(ANCHORS * classes, prior_logit=-math.log((1 - PRIOR) / PRIOR))
-        self.box_head = SharedHead(ANCHORS * 4, prior_logit=0.0)
+        inside = scaled(CHANNELS, width)
+        self.backbone = ResNet50Features(width)
+        self.fpn = FeaturePyramid([EXPANSION * scaled(c, width) for c in WIDTHS[1:]], inside)
+        self.cls_head = SharedHead(inside, ANCHORS * classes, prior_logit=RARE)
+        self.box_head = SharedHead(inside, ANCHORS * 4, prior_logit=0.0)
 
     def raw(self, image: Tensor) -> tuple[Tensor, ...]:
         _, c3, c4, c5 = self.backbone(image)
@@ -37,14 +39,14 @@ class RetinaNet(Network):
 class FeaturePyramid(nn.Module):
     """P3 to P5 top-down from C3 to C5, P6 and P7 by stride-2 convolutions from C5."""
 
-    def __init__(self, taps: list[int]) -> None:
+    def __init__(self, taps: list[int], channels: int) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(tap, CHANNELS, 1) for tap in taps)
-        self.smooths = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in taps)
+        self.laterals = nn.ModuleList(nn.Conv2d(tap, channels, 1) for tap in taps)
+        self.smooths = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in taps)
         self.up = nn.Upsample(scale_factor=2)
-        self.p6 = nn.Conv2d(taps[-1], CHANNELS, 3, 2, 1)
+        self.p6 = nn.Conv2d(taps[-1], channels, 3, 2, 1)
         self.relu = nn.ReLU()
-        self.p7 = nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1)
+        self.p7 = nn.Conv2d(channels, channels, 3, 2, 1)
 
     def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
         m3, m4, m5 = (conv(c) for conv, c in zip(self.laterals, (c3, c4, c5), strict=True))
@@ -58,13 +60,13 @@ class FeaturePyramid(nn.Module):
 class SharedHead(nn.Module):
     """Four 3x3 convolutions with ReLU and the one that predicts."""
 
-    def __init__(self, outputs: int, prior_logit: float) -> None:
+    def __init__(self, channels: int, outputs: int, prior_logit: float) -> None:
         super().__init__()
         tower: list[nn.Module] = []
         for _ in range(4):
-            tower += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU()]
+            tower += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
         self.tower = nn.Sequential(*tower)
-        self.predict = nn.Conv2d(CHANNELS, outputs, 3, padding=1)
+        self.predict = nn.Conv2d(channels, outputs, 3, padding=1)
         self.prior_logit = prior_logit
 
     def forward(self, level: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphopt import zoo
 from graphopt.errors import LoadError, UsageError
+from graphopt.zoo.layers import SqueezeExcite
 from graphopt.zoo.networks import network
 
 QUICK_EXPORTS = [
@@ -300,3 +301,39 @@ def test_listing_the_zoo_loads_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_narrower_network_runs_with_a_share_of_the_parameters(name: str) -> None:
+    model = zoo.spec(name)
+    with torch.device("meta"):
+        full, half = (network(model, 3, width) for width in (1.0, 0.5))
+        size = small_size(name)
+        outputs = as_tuple(half.eval()(torch.empty(1, 3, size, size)))
+    assert 0.2 < parameters(half) / parameters(full) < 0.6
+    widths = {c.out_channels for c in half.modules() if isinstance(c, nn.Conv2d)}
+    predictions = {o.shape[1] for o in outputs}
+    squeezed = {m.squeeze.out_channels for m in half.modules() if isinstance(m, SqueezeExcite)}
+    assert all(w % 8 == 0 for w in widths - predictions - squeezed)
+
+
+@pytest.mark.parametrize("width", [0, -1, 9, float("nan")])
+def test_a_width_that_cannot_be_is_refused(width: float) -> None:
+    with pytest.raises(UsageError, match="width="):
+        zoo.build("wrn-16-1", width=width)
+
+
+def test_an_untrained_detector_expects_little_and_keeps_unit_scales() -> None:
+    net = zoo.build("yolov3-tiny", classes=2, width=0.25, untrained=True)
+    gammas = [m.weight for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(bool((g == 1).all()) for g in gammas)
+    with torch.no_grad():
+        maps = net(torch.rand(1, 3, 64, 64))
+    for each in maps:
+        scores = each.reshape(1, 3, 7, *each.shape[2:])[:, :, 4:].sigmoid()
+        assert float(scores.mean()) == pytest.approx(0.01, rel=0.3)
+    again = zoo.build("yolov3-tiny", classes=2, width=0.25, untrained=True)
+    other = zoo.build("yolov3-tiny", classes=2, width=0.25, untrained=True, seed=1)
+    same, different = (next(n.parameters()) for n in (again, other))
+    assert torch.equal(next(net.parameters()), same)
+    assert not torch.equal(next(net.parameters()), different)
