@@ -1,7 +1,8 @@
-"""graphopt evaluate: how well a model does on labelled images."""
+"""graphopt evaluate, and graphopt draw: how well a model does on labelled images, and some to try."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -25,7 +26,7 @@ def evaluate(
         str,
         typer.Option(
             help="Labelled images: coco:ann.json[:images/], yolo:dir, voc:dir[:split], "
-            "imagefolder:dir, npz:file.npz[:split]."
+            "imagefolder:dir, npz:file.npz[:split], shapes:train|test[,count=N,size=N] (drawn)."
         ),
     ],
     task: Annotated[str, typer.Option(help="detection or classification.")],
@@ -57,3 +58,22 @@ def evaluate(
     print_rows(out, ["metric", ">%"], ([k, f"{100 * v:.1f}"] for k, v in metrics.items()))
     by = f" ({found['decoder']})" if found["decoder"] else ""
     out.print(f"{found['images']} images in {found['seconds']:.1f} s{by}", markup=False)
+
+
+@app.command()
+def draw(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
+    split: Annotated[str, typer.Option(help="train or test: other images.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 500,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 160,
+) -> None:
+    """Draws a data set to try things with: shapes on textured backgrounds, with YOLO labels."""
+    from graphopt.evaluate.readers.shapes import Shapes
+    from graphopt.evaluate.readers.yolo import write
+    from graphopt.report.terminal import console
+
+    drawn = Shapes(f"{split},count={count},size={size}")
+    with progress() as telling:
+        telling(f"drawing {count} images")
+        write(drawn, output)
+    console().print(f"wrote {count} images: {output}/images and {output}/labels", markup=False)

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "voc": f"{_HERE}.voc:Voc",
     "imagefolder": f"{_HERE}.folders:Folders",
     "npz": f"{_HERE}.arrays:Arrays",
+    "shapes": f"{_HERE}.shapes:Shapes",
 }
 TASKS = ("detection", "classification")
 

@@ -8,13 +8,15 @@ An image without a label file shows nothing that is labelled.
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from graphopt.data.images import SUFFIXES
-from graphopt.errors import UsageError
+from graphopt.errors import SaveError, UsageError
 from graphopt.evaluate.examples import Array, Example, Examples, existing
 from graphopt.evaluate.pictures import image_size
 
@@ -70,3 +72,52 @@ def _rows(file: Path) -> Array:
             raise UsageError(f"{file}, line {number}: {line!r} is not `class cx cy w h`")
         rows.append(row)
     return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def write(examples: Examples, folder: Path) -> int:
+    """Writes labelled images of pixels as folder/images/*.png with folder/labels/*.txt, all or none.
+
+    Returns:
+        How many.
+
+    Raises:
+        UsageError: the folder is there and not empty, or an image is no pixels.
+        SaveError: it cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already: name a new folder")
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        _write(examples, beside)
+        beside.replace(folder)
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return len(examples)
+
+
+def _write(examples: Examples, folder: Path) -> None:
+    from PIL import Image
+
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    if examples.names:
+        (folder / "classes.txt").write_text("\n".join(examples.names) + "\n", "utf-8")
+    for k, example in enumerate(examples):
+        if isinstance(example.image, Path):
+            raise UsageError(f"{example.image} is a file already")
+        Image.fromarray(example.image).save(folder / "images" / f"{k:06d}.png")
+        label = folder / "labels" / f"{k:06d}.txt"
+        label.write_text(_text(example, example.image.shape), "utf-8")
+
+
+def _text(example: Example, shape: tuple[int, ...]) -> str:
+    """A line `class cx cy w h` per box."""
+    size = np.array([shape[1], shape[0]])
+    low, high = example.boxes[:, :2] / size, example.boxes[:, 2:] / size
+    rows = np.concatenate([(low + high) / 2, high - low], 1)
+    return "".join(
+        f"{c} {' '.join(f'{v:.6f}' for v in row)}\n"
+        for c, row in zip(example.classes, rows.tolist(), strict=True)
+    )

@@ -1,0 +1,180 @@
+"""Drawn images: shapes on textured backgrounds, as many as wanted, the same everywhere.
+
+    shapes:train                        2000 images of 160x160 pixels
+    shapes:test                         500 others
+    shapes:train,count=300,size=128     fewer and smaller ones
+
+For trying things out without a data set: image k of a split follows from (split, k) alone, so two
+machines see the same images (up to the rounding of the installed Pillow). An image shows one to
+five objects of the classes below, of any colour, turned by any angle, a little of one now and then
+behind another; between them are lines that are no objects.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from graphopt.errors import UsageError
+from graphopt.evaluate.examples import Array, Example, Examples
+from graphopt.registry import read_options, unknown
+
+CLASSES = ("disc", "ring", "square", "triangle", "star")
+# Numbers of the splits' random streams, and how many images they have if nothing is said.
+SPLITS = {"train": (0, 2000), "test": (1, 500)}
+
+_SIZE, _SMALLEST_SIZE, _LARGEST_SIZE = 160, 32, 2048
+_FINE = 2  # drawn so much larger and reduced, for smooth edges
+_MOST_OBJECTS = 5
+_EXTENT = (0.06, 0.22)  # half the extent of objects, as a share of the image
+_COVERED = 0.2  # intersection over the smaller box that is still allowed
+_TRIES = 20
+_CONTRAST = 60  # colours of objects differ from the background's mean by so much in some channel
+
+
+class Shapes(Examples):
+    """Images drawn when they are asked for, and kept."""
+
+    task: ClassVar[str] = "detection"
+    names = CLASSES
+
+    def __init__(self, where: str) -> None:
+        split, _, rest = where.partition(",")
+        if split not in SPLITS:
+            raise UsageError(f"labelled data shapes:{where}: {unknown('split', split, SPLITS)}")
+        self._stream, count = SPLITS[split]
+        options = read_options(rest, "shapes")
+        self.size = _number(options.pop("size", str(_SIZE)), "size", _SMALLEST_SIZE, _LARGEST_SIZE)
+        self._count = _number(options.pop("count", str(count)), "count", 1, 1_000_000)
+        if options:
+            raise UsageError(f"shapes: {unknown('option', next(iter(options)), ('count', 'size'))}")
+        self._drawn: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self._count:
+            raise IndexError(f"there are {self._count} images")
+        if index not in self._drawn:
+            self._drawn[index] = draw(self._stream, index, self.size)
+        return self._drawn[index]
+
+
+def draw(stream: int, index: int, size: int) -> Example:
+    """Image `index` of a random stream, size x size pixels, with its labels."""
+    from PIL import Image, ImageDraw
+
+    rng = np.random.default_rng((stream, index))
+    ground = _background(rng, size)
+    picture = Image.fromarray(ground).resize((size * _FINE, size * _FINE), Image.Resampling.BICUBIC)
+    brush = ImageDraw.Draw(picture)
+    _lines(rng, brush, size * _FINE)
+    classes: list[int] = []
+    boxes: list[Array] = []
+    for _ in range(int(rng.integers(1, _MOST_OBJECTS + 1))):
+        kind, outline = _placed(rng, boxes)
+        if outline is None:
+            continue
+        _paint(brush, kind, outline * size * _FINE, _colour(rng, ground.mean((0, 1))))
+        classes.append(kind)
+        boxes.append(_box(outline))
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)
+    noisy = pixels + rng.normal(0, rng.uniform(0, 12), pixels.shape)
+    image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    corners = np.array(boxes).reshape(-1, 4) * size
+    return Example(image, np.array(classes, np.int64), np.clip(corners, 0, size))
+
+
+def _background(rng: np.random.Generator, size: int) -> Array:
+    """Soft clouds of two colours, and now and then stripes."""
+    from PIL import Image
+
+    first, second = rng.uniform(0, 255, (2, 3))
+    cells = int(rng.integers(2, 9))
+    coarse = (rng.random((cells, cells)) * 255).astype(np.uint8)
+    grown = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+    share = np.asarray(grown, np.float32)[:, :, None] / 255
+    if rng.random() < 0.4:
+        y, x = np.mgrid[:size, :size] / size
+        angle, count = rng.uniform(0, math.pi), rng.uniform(3, 15)
+        wave = np.sin(2 * math.pi * count * (x * math.cos(angle) + y * math.sin(angle)))
+        share = np.clip(share + 0.15 * wave[:, :, None], 0, 1)
+    grain = rng.normal(0, rng.uniform(2, 14), (size, size, 1))
+    mixed = first * share + second * (1 - share) + grain
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def _lines(rng: np.random.Generator, brush: Any, size: int) -> None:
+    """Strokes that look like parts of objects and are none."""
+    for _ in range(int(rng.integers(0, 5))):
+        ends = tuple(rng.uniform(0, size, 4).tolist())
+        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+        brush.line(ends, fill=colour, width=int(rng.integers(1, 4)) * _FINE)
+
+
+def _placed(rng: np.random.Generator, boxes: list[Array]) -> tuple[int, Array | None]:
+    """A class and an outline (points, 2) in shares of the image; none where there is no room."""
+    kind = int(rng.integers(len(CLASSES)))
+    for _ in range(_TRIES):
+        extent = math.exp(rng.uniform(*np.log(_EXTENT)))
+        centre = rng.uniform(extent, 1 - extent, 2)
+        outline = centre + extent * _outline(CLASSES[kind], rng.uniform(0, 2 * math.pi))
+        if all(_overlap(_box(outline), other) <= _COVERED for other in boxes):
+            return kind, outline
+    return kind, None
+
+
+def _outline(name: str, angle: float) -> Array:
+    """Points on the unit circle and within, turned by an angle."""
+    if name in ("disc", "ring"):
+        turns, radii = np.linspace(0, 1, 48, endpoint=False), np.ones(48)
+    elif name == "star":
+        turns, radii = np.arange(10) / 10, np.tile([1.0, 0.45], 5)
+    else:
+        corners = 4 if name == "square" else 3
+        turns, radii = np.arange(corners) / corners, np.ones(corners)
+    at = 2 * math.pi * turns + angle
+    return np.stack([radii * np.cos(at), radii * np.sin(at)], 1)
+
+
+def _paint(brush: Any, kind: int, points: Array, colour: tuple[int, ...]) -> None:
+    flat = [tuple(p) for p in points.tolist()]
+    if CLASSES[kind] != "ring":
+        brush.polygon(flat, fill=colour)
+        return
+    width = max(2, int(0.3 * np.ptp(points[:, 0]) / 2))
+    low, high = points.min(0), points.max(0)
+    brush.ellipse([*low, *high], outline=colour, width=width)
+
+
+def _colour(rng: np.random.Generator, ground: Array) -> tuple[int, ...]:
+    """One that is seen on the background."""
+    for _ in range(_TRIES):
+        colour = rng.integers(0, 256, 3)
+        if np.abs(colour - ground).max() >= _CONTRAST:
+            break
+    return tuple(int(c) for c in colour)
+
+
+def _box(points: Array) -> Array:
+    return np.concatenate([points.min(0), points.max(0)])
+
+
+def _overlap(one: Array, other: Array) -> float:
+    """The intersection as a share of the smaller box."""
+    size = np.maximum(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0)
+    areas = [float(np.prod(b[2:] - b[:2])) for b in (one, other)]
+    return float(np.prod(size)) / min(areas)
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise UsageError(f"shapes: {name}={text} is not a whole number from {least} to {most}")
+    return value
