@@ -43,6 +43,7 @@ _PUBLIC = {
     "slim": "graphopt.frontends.slim_module",
     "to_fx": "graphopt.fx",
     "to_text": "graphopt.ir.text",
+    "train_file": "graphopt.train",
     "write_back": "graphopt.fx",
 }
 

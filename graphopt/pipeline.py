@@ -91,6 +91,8 @@ class Pipeline:
         oracle: Oracle | None = None,
         seed: int = 0,
         strict: bool = False,
+        teacher: Graph | None = None,
+        known: Mapping[str, Any] | None = None,
         progress: Progress = silent,
     ) -> Outcome:
         """Runs the passes on a copy of `graph`.
@@ -100,9 +102,12 @@ class Pipeline:
             oracle: judges the numeric contracts; without one passes are not verified and say so.
             seed: handed to the passes.
             strict: raise PassError at the first pass that breaks its contract.
+            teacher: what passes that train learn from; the graph before the first pass that
+                changes outputs if left out.
+            known: what earlier runs found out, by name (`Context.known`).
             progress: called with a pass's name before it runs.
         """
-        bench = _Workbench(graph, oracle)  # every pass edits a copy
+        bench = _Workbench(graph, oracle, teacher, known or {})  # every pass edits a copy
         results: list[PassResult] = []
         for each in self.passes:
             progress(each.name)
@@ -141,10 +146,16 @@ class _BrokenContractError(Exception):
 class _Workbench:
     """The current graph, what it costs, a judge of the next one, and a copy for the next pass."""
 
-    def __init__(self, graph: Graph, judge: Oracle | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        judge: Oracle | None,
+        teacher: Graph | None,
+        known: Mapping[str, Any],
+    ) -> None:
         self.judge = judge
-        self.teacher: Graph | None = None  # the graph before the first pass that changes outputs
-        self.known: dict[str, Any] = {}
+        self.teacher = teacher  # else the graph before the first pass that changes outputs
+        self.known = dict(known)
         self.accept(graph, judge)
 
     def accept(self, graph: Graph, judge: Oracle | None) -> None:

@@ -30,6 +30,7 @@ _QUANTIZE = "graphopt.passes.quantize"
 
 # In the order of the default pipeline, which is also how they are listed.
 PASSES: dict[str, str | type[Pass]] = {
+    "train": "graphopt.passes.distill.train:Train",
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "sparsify": "graphopt.passes.prune.sparsify:Sparsify",
     "prune": "graphopt.passes.prune.prune:Prune",

@@ -17,7 +17,9 @@ from graphopt.cli.evaluate import app as evaluate_app
 from graphopt.cli.models import app as models_app
 from graphopt.cli.prune import app as prune_app
 from graphopt.cli.quantize import app as quantize_app
+from graphopt.cli.recipe import recipe_app
 from graphopt.cli.targets import app as targets_app
+from graphopt.cli.train import app as train_app
 from graphopt.cli.zoo import zoo_app
 from graphopt.errors import GraphoptError
 
@@ -33,6 +35,7 @@ for commands in (
     models_app,
     prune_app,
     quantize_app,
+    train_app,
     distill_app,
     evaluate_app,
     compile_app,
@@ -40,6 +43,7 @@ for commands in (
 ):
     app.registered_commands += commands.registered_commands
 app.add_typer(zoo_app, name="zoo")
+app.add_typer(recipe_app, name="recipe")
 
 
 def _print_version(wanted: bool) -> None:

@@ -43,7 +43,7 @@ class Data:
 
 
 def load_data(
-    source: str | Path | Iterable[Any],
+    source: str | Path | Samples | Iterable[Any],
     graph: Graph,
     *,
     preprocess: str | Preprocess = "",
@@ -55,8 +55,8 @@ def load_data(
     Args:
         source: a folder of images (searched to every depth, in the order of names), one image, an
             .npy file (all samples along its first axis), an .npz file (so for each input by name,
-            or with a single array), one batch by input name, or an iterable of samples (arrays
-            without the batch axis), batches (arrays with it) or batches by input name.
+            or with a single array), one batch by input name, `Samples`, or an iterable of samples
+            (arrays without the batch axis), batches (arrays with it) or batches by input name.
         graph: whose inputs are fed.
         preprocess: for images; what it leaves out follows from the input: its size, layout and
             channels, and no scaling for integer inputs.
@@ -71,11 +71,11 @@ def load_data(
     size = _batch_size(graph, batch)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} leaves no calibration data; it is at least 1")
-    if isinstance(source, str | Path):
-        samples = _samples_of(Path(source), graph, preprocess)
+    if isinstance(source, str | Path | Samples):
+        samples = load_samples(source, graph, preprocess=preprocess)
         count = len(samples) if limit is None else min(limit, len(samples))
         return Data(
-            lambda: _batches(map(samples.__getitem__, range(count)), size, graph), str(source)
+            lambda: _batches(map(samples.__getitem__, range(count)), size, graph), samples.what
         )
     if not isinstance(source, Iterable):
         raise UsageError(f"calibration data cannot be made from {type(source).__name__}")
@@ -115,7 +115,10 @@ class Samples:
 
 
 def load_samples(
-    source: str | Path | Iterable[Any], graph: Graph, *, preprocess: str | Preprocess = ""
+    source: str | Path | Samples | Iterable[Any],
+    graph: Graph,
+    *,
+    preprocess: str | Preprocess = "",
 ) -> Samples:
     """The samples of a source in any order, as training wants them.
 
@@ -129,6 +132,8 @@ def load_samples(
         UsageError: nothing there, nothing that can be read, or nothing that fits; an image that
             cannot be read is named when it is asked for.
     """
+    if isinstance(source, Samples):
+        return source
     if isinstance(source, str | Path):
         return _samples_of(Path(source), graph, preprocess)
     if not isinstance(source, Iterable):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from graphopt.errors import TrainingError
+from graphopt.errors import TrainingError, UsageError
 from graphopt.training import checkpoint
 from graphopt.training.augment import Augment
 from graphopt.training.feed import Order, SampleSource, loader
@@ -37,6 +37,7 @@ from graphopt.training.optimizers import optimizer_for
 from graphopt.training.recipe import Recipe
 from graphopt.training.watch import Watch
 
+TARGETS = "targets"  # labels of a batch; boxes among them are (images, rows, 5) and move with it
 _LARGEST_OVERHEAD = 0.05  # of the time, for saving
 _LOGGED_EVERY = 10  # steps between numbers in TensorBoard
 _MOST_SKIPPED = 20  # losses that are not finite, one after another
@@ -60,6 +61,12 @@ class History:
     skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     counted: int = 0
+
+    @property
+    def terms(self) -> list[str]:
+        """What the loss was the sum of."""
+        names = list(self.rows[-1]) if self.rows else []
+        return names[names.index("epoch") + 1 : names.index("lr")] if names else []
 
 
 class Trainer:
@@ -85,7 +92,8 @@ class Trainer:
             model: trained in place; on the CPU again afterwards.
             objective: gives the terms of the loss.
             samples: see `graphopt.data.load_samples`.
-            names: which arrays of a sample the objective is given, in order.
+            names: which arrays of a sample the objective is given, in order: the images first; boxes
+                called "targets" are augmented with them.
             recipe: the settings.
             hooks: act after the backward pass, after the step, after the epoch.
             folder: for checkpoints, metrics.csv and TensorBoard's events; a run found there goes on.
@@ -298,7 +306,17 @@ class Trainer:
         process = self.accelerator.process_index
         seed = (self.recipe.seed * 1_000_003 + number) * 1_009 + process
         generator = torch.Generator().manual_seed(seed)
-        return (self.augment(inputs[0], generator), *inputs[1:])
+        made = list(inputs)
+        at = self.names.index(TARGETS) if TARGETS in self.names[1:] else 0
+        if at and inputs[at].dim() == 3 and inputs[at].is_floating_point():
+            made[0], made[at] = self.augment(inputs[0], generator, inputs[at])
+            return tuple(made)
+        if at and self.augment.mosaic:
+            raise UsageError(
+                "augment: mosaic is for boxes; an image of one class has nothing of it"
+            )
+        made[0] = self.augment(inputs[0], generator)
+        return tuple(made)
 
     def _seed(self, number: int) -> None:
         """Whatever batch `number` draws in the networks depends on nothing that was drawn before."""

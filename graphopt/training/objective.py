@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,23 +25,24 @@ class Objective(nn.Module):
 
 
 class Task(Objective):
-    """The user's own loss on labelled batches.
+    """A loss on labelled batches.
 
-        terms = {"task": loss(model(*inputs), *targets)}
+        terms = {"task": loss(model(*inputs), *targets)}, or what the loss gives by name
 
     Args:
-        loss: takes the outputs and the targets.
+        loss: takes the outputs and the targets; one number, or several by name.
         inputs: how many of a batch's tensors are inputs; the rest are targets.
     """
 
-    def __init__(self, loss: Callable[..., Tensor], inputs: int = 1) -> None:
+    def __init__(self, loss: Callable[..., Tensor | Mapping[str, Tensor]], inputs: int = 1) -> None:
         super().__init__()
         self.loss, self.inputs = loss, inputs
 
     def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
         """See the class."""
         outputs: Any = model(*inputs[: self.inputs])
-        return {"task": self.loss(outputs, *inputs[self.inputs :])}
+        found = self.loss(outputs, *inputs[self.inputs :])
+        return {"task": found} if isinstance(found, Tensor) else dict(found)
 
 
 class Learner(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from graphopt.errors import UsageError
 from graphopt.fx import tap
+from graphopt.fx.address import tensors
 from graphopt.registry import unknown
 
 Read = tuple[Any, dict[str, Tensor]]
@@ -28,6 +29,19 @@ def reading(module: nn.Module, names: Sequence[str]) -> nn.Module:
     if isinstance(module, fx.GraphModule) and "graphopt" in module.meta:
         return tap(module, names)
     return Hooked(module, names)
+
+
+def norm_after(module: nn.Module, name: str) -> nn.Module | None:
+    """The BatchNormalization that reads a tensor of a view; none there, or none known of a module."""
+    if not (isinstance(module, fx.GraphModule) and "graphopt" in module.meta):
+        return None
+    node = tensors(module).get(name)
+    for reader in node.users if node is not None else ():
+        if reader.op == "call_module":
+            found = module.get_submodule(str(reader.target))
+            if isinstance(found, nn.modules.batchnorm._BatchNorm):
+                return found
+    return None
 
 
 class Hooked(nn.Module):

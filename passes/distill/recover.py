@@ -1,11 +1,12 @@
-"""Trains a network until it does again what it did before it was changed, without labels.
+"""Trains a network until it does again what it did before it was changed, with or without labels.
 
     min over weights of  E_x [ sum_heads d(head_s(x), head_t(x)) + w sum_features (1 - rho_s,t(x)) ]
 
 The teacher is the last graph before anything changed its outputs; the images need no labels. Heads
 are compared by KL divergence (classifiers) or by squared error in units of the teacher's own mean
 square; feature maps channel by channel by correlation (PKD), a pruned student's with those of the
-teacher's it kept.
+teacher's it kept. `terms` says instead what is compared where (`passes/distill/written.py`); with
+`labels` the loss of the task is added.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from graphopt.channels.plan import Plan
 from graphopt.data import load_samples
 from graphopt.data.images import METADATA
 from graphopt.errors import UsageError
+from graphopt.evaluate.decoders import METADATA as DECODER
 from graphopt.frontends.onnx_file import load
 from graphopt.ir.graph import Graph
 from graphopt.pass_base import Changes, Context, Pass
 
 if TYPE_CHECKING:
+    from graphopt.passes.distill.labelled import Labels
     from graphopt.training import History, Recipe
 
 
 @dataclass(frozen=True)
 class Recover(Pass):
-    """min E_x [ d(student(x), teacher(x)) ] over weights: label-free training on a folder of images.
+    """min E_x [ d(student(x), teacher(x)) ] over weights: training on images, labels need not be.
 
     The teacher is the network before it was pruned (or otherwise changed). Not handled: networks
     with nodes that have no derivative (named before training starts), and models whose images
@@ -52,6 +55,14 @@ class Recover(Pass):
     head: str = "auto"  # a loss, see graphopt.passes.distill.losses
     feature: str = "auto"  # likewise; "none" for heads alone
     feature_weight: float = 1.0
+    terms: Any = ""  # instead of head and feature: "pkd @ features * 6; kl @ heads", see written.py
+    balance: bool = False  # no term's gradient is more than half of the first one's
+    labels: Any = (
+        None  # labelled images, KIND:WHERE as for `graphopt evaluate`: adds the task's loss
+    )
+    task: str = "auto"  # "detection" or "classification"
+    loss: str = ""  # options of the task's loss, see graphopt.tasks
+    decoder: Any = None  # what a detector's outputs mean, where they do not say
     stages: str = ""  # tensors separated by |: what leads to each is trained alone first; "known"
     stage_epochs: float = 1.0  # for each of them
     folder: str = ""  # for checkpoints and logs; an interrupted run found there goes on
@@ -64,8 +75,7 @@ class Recover(Pass):
     def run(self, graph: Graph, context: Context) -> None:
         self._check_data()
         if self.epochs:
-            history, taps = self._trained(graph, context)
-            context.rewrote("graph", told(history, taps))
+            context.rewrote("graph", told(self._trained(graph, context)))
 
     def training(self, seed: int) -> Recipe:
         """The recipe, with the epochs and the seed of the pass where it names none.
@@ -78,28 +88,55 @@ class Recover(Pass):
         return Recipe.parse(self.recipe, **{**self.defaults, "epochs": self.epochs, "seed": seed})
 
     def _check_data(self) -> None:
-        if self.data is None:
-            raise UsageError(f"{self.name} trains on images: give data=FOLDER (or arrays)")
+        if self.data is None and self.labels is None:
+            raise UsageError(
+                f"{self.name} trains on images: give data=FOLDER (or arrays), or labels=KIND:WHERE"
+            )
 
-    def _trained(self, graph: Graph, context: Context, **how: Any) -> tuple[History, list[str]]:
-        """Trains `graph`; the history and the names of the terms. `how`: see `recovery.recover`."""
+    @property
+    def compares(self) -> bool:
+        """Whether there is anything a teacher is needed for."""
+        return bool(self.terms) or not (self.head == self.feature == "none")
+
+    def _trained(self, graph: Graph, context: Context, **how: Any) -> History:
+        """Trains `graph`. `how`: see `recovery.recover`."""
         from graphopt.passes.distill.recovery import recover
 
         plan = context.known.get("since_teacher") if self.teacher is None else None
-        history, taps = recover(
+        labels = self._labels(graph)
+        history = recover(
             graph,
-            self._teacher(graph, context),
-            load_samples(self.data, graph, preprocess=self.preprocess),
+            self._teacher(graph, context) if self.compares else None,
+            labels.samples
+            if labels is not None
+            else load_samples(self.data, graph, preprocess=self.preprocess),
             self,
             plan=plan if isinstance(plan, Plan) else None,
             seed=context.seed,
             known=context.known,
+            labels=labels,
             **how,
         )
         if self.preprocess:
             graph.metadata[METADATA] = self.preprocess  # whoever evaluates it needs it again
+        if labels is not None and labels.setup.decoder is not None and self.decoder is not None:
+            graph.metadata[DECODER] = str(labels.setup.decoder)
         context.facts["training"] = {"rows": history.rows, "seconds": history.seconds}
-        return history, taps
+        return history
+
+    def _labels(self, graph: Graph) -> Labels | None:
+        if self.labels is None:
+            return None
+        from graphopt.passes.distill.labelled import labels_of
+
+        return labels_of(
+            graph,
+            self.labels,
+            task=self.task,
+            loss=self.loss,
+            preprocess=self.preprocess,
+            decoder=self.decoder,
+        )
 
     def _teacher(self, graph: Graph, context: Context) -> Graph:  # noqa: ARG002
         if isinstance(self.teacher, str | Path):
@@ -110,9 +147,9 @@ class Recover(Pass):
         return found
 
 
-def told(history: History, taps: list[str]) -> str:
+def told(history: History) -> str:
     """What a run did, in a line."""
     first, last = history.rows[0], history.rows[-1]
-    return f"trained {history.steps} steps on {len(taps)} pairs of tensors: " + ", ".join(
-        f"{k} {first[k]:.3g} -> {last[k]:.3g}" for k in taps if k in last
+    return f"trained {history.steps} steps on {len(history.terms)} terms: " + ", ".join(
+        f"{k} {first[k]:.3g} -> {last[k]:.3g}" for k in history.terms
     )

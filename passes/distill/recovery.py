@@ -1,4 +1,4 @@
-"""Label-free recovery: what `recover` does once it knows student, teacher and images."""
+"""What `recover` does once it knows student, teacher and images, and labels where there are any."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from torch import fx
 from graphopt.channels.plan import Plan
 from graphopt.data import Samples
 from graphopt.errors import UsageError
-from graphopt.fx import parameters_before, to_fx, write_back
+from graphopt.fx import parameters_before, tap, to_fx, write_back
 from graphopt.fx.build import origin
 from graphopt.fx.support import check_supported
 from graphopt.ir.graph import Graph, rank_of
 from graphopt.pass_base import Context
 from graphopt.passes.distill.distillation import Distillation
-from graphopt.passes.distill.losses import KeptChannels
+from graphopt.passes.distill.labelled import TARGETS, Labels
+from graphopt.passes.distill.losses import ChannelStd, KeptChannels, Norm
 from graphopt.passes.distill.pairing import kept_channels
+from graphopt.passes.distill.reading import norm_after
 from graphopt.passes.distill.taps import default_taps
 from graphopt.passes.distill.term import Pair, Term
+from graphopt.passes.distill.written import BOXES, read_terms, terms_at
 from graphopt.passes.simplify.free_batch import FreeBatch, fixed_batch
-from graphopt.training import History, Hook, Trainer
+from graphopt.training import History, Hook, Objective, Task, Trainer
 
 if TYPE_CHECKING:
     from graphopt.passes.distill.recover import Recover
@@ -38,58 +41,61 @@ HEAD_MAP = "mse{anchors=1}"
 FEATURE = "pkd"
 FEATURE_OTHER_WIDTH = "spatial-attention"
 _EXAMPLES = 2
+_SEEN, _AT_ONCE = 1000, 50  # images that say which channels vary
 
 
 def recover(
     graph: Graph,
-    teacher: Graph,
+    teacher: Graph | None,
     samples: Samples,
     wanted: Recover,
     *,
     plan: Plan | None,
     seed: int,
     known: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
     hooks: Callable[[Any], Sequence[Hook]] = lambda _: (),
     view_of: Callable[[Graph, Inputs], fx.GraphModule] = lambda graph, _: to_fx(graph),
     back: Callable[[torch.nn.Module, Graph], Any] = write_back,
-) -> tuple[History, list[str]]:
+) -> History:
     """Trains the constants of `graph`, in place.
 
     Args:
         graph: the student.
-        teacher: what it learns from.
-        samples: inputs for both.
+        teacher: what it learns from; none where labels say everything.
+        samples: inputs for both, and targets where there are labels.
         wanted: the options.
         plan: what the student lost of the teacher, where it was pruned.
         seed: of order, augmentation and dropout.
         known: what earlier passes found out; a list of "stages" among it is trained first.
+        labels: what to make of the targets.
         hooks: given the view that is trained, makes what takes part in the run.
         view_of: makes that view of the graph (freed of its batch) and some inputs.
         back: brings what it has learnt into the graph.
 
-    Returns:
-        The history, and the names of the terms.
-
     Raises:
         UnsupportedError: nodes without a derivative.
-        UsageError: no tensors in common, shapes that do not fit, too few images.
+        UsageError: no tensors in common, shapes that do not fit, too few images, nothing to learn.
         TrainingError: the loss is not finite.
     """
     recipe = wanted.training(seed)
     for each in (graph, teacher):
-        check_supported(each)  # before anything is tried with them
+        if each is not None:
+            check_supported(each)  # before anything is tried with them
     student = freed(graph)
     example = _stacked(samples, student, min(_EXAMPLES, len(samples)))
-    view, taught = view_of(student, example), to_fx(freed(teacher))
-    terms = default_terms(student, teacher, plan, wanted)
-    for stage in stages_of(wanted, known):
-        _train_stage(view, taught, stage, samples, wanted, example, seed)
-    distillation = Distillation(view, taught, terms, example=example)
+    view = view_of(student, example)
+    taught = None if teacher is None else to_fx(freed(teacher))
+    if taught is not None:
+        for stage in stages_of(wanted, known):
+            _train_stage(view, taught, stage, samples, wanted, example, seed)
+    objective = _objective(view, taught, student, teacher, samples, wanted, plan, labels, example)
+    names = [t.name for t in graph.inputs] + ([TARGETS] if labels is not None else [])
     trainer = Trainer(
-        distillation.student,
-        distillation,
+        objective.student if isinstance(objective, Distillation) else view,
+        objective,
         samples,
-        [t.name for t in graph.inputs],
+        names,
         recipe,
         hooks=hooks(view),
         folder=Path(wanted.folder) if wanted.folder else None,
@@ -99,7 +105,66 @@ def recover(
     )
     history = trainer.run()
     back(view, graph)
-    return history, distillation.names
+    return history
+
+
+def _objective(
+    view: Any,
+    taught: Any,
+    student: Graph,
+    teacher: Graph | None,
+    samples: Samples,
+    wanted: Recover,
+    plan: Plan | None,
+    labels: Labels | None,
+    example: Inputs,
+) -> Objective:
+    """What is made small."""
+    if teacher is None:
+        if labels is None:
+            raise UsageError("there is nothing to learn from: give labels, or a teacher")
+        return Task(labels.setup.loss)
+    written = read_terms(wanted.terms)
+    at_boxes = [w for w in written if w.where == BOXES]
+    if at_boxes and labels is None:
+        raise UsageError("terms @ boxes need labels")
+    at_tensors = [w for w in written if w.where != BOXES]
+    terms: Any = (
+        terms_at(at_tensors, student, teacher, plan, _varying(taught, samples))
+        if written
+        else default_terms(student, teacher, plan, wanted)
+    )
+    return Distillation(
+        view,
+        taught,
+        terms,
+        example=example,
+        balance=wanted.balance,
+        task=None if labels is None else labels.setup.loss,
+        guided=None if labels is None else labels.at_boxes(at_boxes),
+        masks=None if labels is None else labels.masks,
+        inputs=len(student.inputs),
+    )
+
+
+def _varying(taught: Any, samples: Samples) -> Callable[[str, int], KeptChannels]:
+    """Finds the channels of a teacher's tensor that vary most from image to image."""
+
+    def chosen(name: str, count: int) -> KeptChannels:
+        taught.eval()
+        norm = norm_after(taught, name)
+        spread = ChannelStd(None if norm is None else Norm.of(norm))
+        read = tap(taught, [name])
+        names = origin(taught).inputs
+        seen = min(len(samples), _SEEN)
+        with torch.no_grad():
+            for first in range(0, seen, _AT_ONCE):
+                rows = [samples[k] for k in range(first, min(first + _AT_ONCE, seen))]
+                inputs = [torch.from_numpy(np.stack([r[n] for r in rows])) for n in names]
+                spread.add(read(*inputs)[1][name])
+        return spread.select(count, least=min(seen, _SEEN))
+
+    return chosen
 
 
 def stages_of(wanted: Recover, known: Mapping[str, Any] | None) -> list[list[str]]:
@@ -166,7 +231,7 @@ def default_terms(
     kept = kept_channels(teacher, plan, [*heads, *features]) if plan is not None else {}
     terms: dict[Pair, Term] = {}
     classes = is_classifier(teacher, heads)
-    for name in heads:
+    for name in heads if wanted.head != "none" else ():
         loss = wanted.head if wanted.head != "auto" else _head_loss(teacher, name, classes=classes)
         terms[name, name] = Term(loss, channels=kept.get(name), normalized=not classes)
     for name in features if wanted.feature != "none" else ():

@@ -59,6 +59,4 @@ def terms_of(given: Terms) -> list[tuple[Pair, Term]]:
     for pair, value in given.items():
         several = [value] if isinstance(value, Term | Loss | str) else value
         found += [(pair, each if isinstance(each, Term) else Term(each)) for each in several]
-    if not found:
-        raise UsageError("a distillation needs at least one pair of tensors")
     return found

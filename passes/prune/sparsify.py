@@ -60,7 +60,7 @@ class Sparsify(Recover):
             made.append(self._sparsity(graph, view, context.seed))
             return made
 
-        history, _ = self._trained(graph, context, hooks=hooks)
+        history = self._trained(graph, context, hooks=hooks)
         found = made[0].facts()
         context.facts["gamma"] = found
         context.rewrote(

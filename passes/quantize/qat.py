@@ -88,8 +88,8 @@ class Qat(Recover):
             return [Timing(view, graph, delay=self.delay, freeze=freeze, momentum=self.momentum)]
 
         how: Any = {"view_of": view_of, "hooks": hooks, "back": write_back}
-        history, taps = self._with_rate(graph, context.seed)._trained(graph, context, **how)
-        context.rewrote("graph", f"{told(history, taps)}; scales {self.scales}")
+        history = self._with_rate(graph, context.seed)._trained(graph, context, **how)
+        context.rewrote("graph", f"{told(history)}; scales {self.scales}")
 
     def _with_rate(self, graph: Graph, seed: int) -> Qat:
         """The same with a learning rate, for weights counted in units of their size, which all are."""

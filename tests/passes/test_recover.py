@@ -54,14 +54,14 @@ def test_recovers_what_pruning_lost() -> None:
     assert outcome.graph.inputs[0].shape[0] == 1  # trained in batches, still fixed to one image
     result = outcome.results[-1]
     assert result.status == "unverified"
-    assert "trained 48 steps on 3 pairs" in result.rewrites[0].what
+    assert "trained 48 steps on 3 terms" in result.rewrites[0].what
     rows = result.facts["training"]["rows"]
     assert rows[-1]["kl y"] < rows[0]["kl y"]
 
 
 def test_heads_alone_and_losses_by_name() -> None:
     outcome = shrunk(graph_from(NETWORK), feature="none", head="mse", epochs=1)
-    assert "on 1 pairs of tensors: mse y" in outcome.results[-1].rewrites[0].what
+    assert "on 1 terms: mse y" in outcome.results[-1].rewrites[0].what
 
 
 def test_repeats_itself() -> None:

@@ -1,4 +1,8 @@
-"""Decoders by name, and which one a model needs."""
+"""Decoders by name, and which one a model needs.
+
+decoder_for("yolov3{anchors=10x13|16x30|...}", graph)    options: graphopt.evaluate.decoders.text
+decoder_for(None, graph)                                 the model's metadata, else its outputs
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from graphopt.errors import UsageError
+from graphopt.errors import ModelError, UsageError
 from graphopt.evaluate.decoders.base import Array, Candidates, Decoder, Shapes
+from graphopt.evaluate.decoders.text import split_text, with_options
 from graphopt.ir.graph import Graph
 from graphopt.registry import unknown
 
 _HERE = "graphopt.evaluate.decoders"
+
+# Where a model says what decodes its outputs.
+METADATA = "graphopt.decoder"
 
 DECODERS: dict[str, str] = {
     "yolov3": f"{_HERE}.anchors:Yolov3",
@@ -24,7 +32,7 @@ DECODERS: dict[str, str] = {
     "fastestdet": f"{_HERE}.fastestdet:FastestDet",
     "yolo-fastestv2": f"{_HERE}.fastestv2:FastestV2",
     "ultra-light": f"{_HERE}.boxes:UltraLight",
-    "retinanet": f"{_HERE}.boxes:Retina",
+    "retinanet": f"{_HERE}.retina:Retina",
 }
 
 Function = Callable[[Mapping[str, Array], tuple[int, int]], list[Candidates]]
@@ -38,6 +46,9 @@ class Own(Decoder):
 
     function: Function
 
+    def __str__(self) -> str:
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
     def fits(self, outputs: Shapes, size: tuple[int, int]) -> bool:  # noqa: ARG002
         """Whoever brings a function knows."""
         return True
@@ -48,15 +59,17 @@ class Own(Decoder):
 
 
 def decoder_for(given: str | Decoder | Function | None, graph: Graph) -> Decoder:
-    """The decoder that is `given`, or the only one that fits the graph's outputs.
+    """The decoder that is `given`, or that the model names, or the only one that fits its outputs.
 
     Args:
-        given: a name, a decoder, a function (outputs by name, (height, width)) -> a list of
-            `Candidates`, such a function as "module:function", or None to look at the outputs.
+        given: a name with options (see `text`), a decoder, a function (outputs by name, (height,
+            width)) -> a list of `Candidates`, such a function as "module:function", or None to look
+            at the model.
         graph: the detector.
 
     Raises:
-        UsageError: no such decoder, or none or several that fit.
+        UsageError: no such decoder or option, or none or several that fit.
+        ModelError: the model's metadata names a decoder that is none or does not fit.
     """
     if isinstance(given, Decoder):
         return given
@@ -64,8 +77,9 @@ def decoder_for(given: str | Decoder | Function | None, graph: Graph) -> Decoder
         return Own(given)
     if given is not None:
         return _imported(given)
-    outputs = {t.name: list(t.shape or []) for t in graph.outputs}
-    size = _input_size(graph)
+    if METADATA in graph.metadata:
+        return _remembered(graph)
+    outputs, size = _shapes(graph), input_size(graph)
     fitting = [d for d in map(_named, DECODERS) if size and d.fits(outputs, size)]
     if len(fitting) == 1:
         return fitting[0]
@@ -73,6 +87,37 @@ def decoder_for(given: str | Decoder | Function | None, graph: Graph) -> Decoder
     names = ", ".join(d.name for d in fitting) or ", ".join(DECODERS)
     what = "several decoders fit" if fitting else "no decoder fits"
     raise UsageError(f"{what} the outputs {shapes}; say which one: {names}")
+
+
+def input_size(graph: Graph) -> tuple[int, int] | None:
+    """Height and width of the first input, None where the model leaves them open."""
+    shape = list(graph.inputs[0].shape or [])
+    sizes = shape[1:3] if shape[-1:] in ([1], [3]) else shape[2:]
+    if len(sizes) != 2 or not all(isinstance(d, int) for d in sizes):
+        return None
+    return int(sizes[0]), int(sizes[1])
+
+
+def _shapes(graph: Graph) -> dict[str, list[Any]]:
+    return {t.name: list(t.shape or []) for t in graph.outputs}
+
+
+def _remembered(graph: Graph) -> Decoder:
+    """The decoder in the model's metadata: names alone, as a model must not import anything."""
+    text = graph.metadata[METADATA]
+    try:
+        found = _named(text)
+    except UsageError as error:
+        raise ModelError(f"the model's metadata {METADATA}: {str(error)[:300]}") from error
+    outputs, size = _shapes(graph), input_size(graph)
+    is_known = all(isinstance(d, int) for s in outputs.values() for d in s[1:])
+    if size and is_known and all(outputs.values()) and not found.fits(outputs, size):
+        shapes = ", ".join(f"{n} {tuple(s)}" for n, s in outputs.items())
+        raise ModelError(
+            f"the model's metadata {METADATA} is {text[:80]!r}, which does not fit its outputs "
+            f"{shapes}; say which decoder does"
+        )
+    return found
 
 
 def _imported(name: str) -> Decoder:
@@ -85,18 +130,10 @@ def _imported(name: str) -> Decoder:
         raise UsageError(f"decoder {name!r} cannot be imported: {error}") from error
 
 
-def _named(name: str) -> Decoder:
+def _named(text: str) -> Decoder:
+    name, options = split_text(text)
     if name not in DECODERS:
         raise UsageError(unknown("decoder", name, DECODERS))
     module, _, attribute = DECODERS[name].partition(":")
-    made: Any = getattr(importlib.import_module(module), attribute)
-    found: Decoder = made()
-    return found
-
-
-def _input_size(graph: Graph) -> tuple[int, int] | None:
-    shape = list(graph.inputs[0].shape or [])
-    sizes = shape[1:3] if shape[-1:] in ([1], [3]) else shape[2:]
-    if len(sizes) != 2 or not all(isinstance(d, int) for d in sizes):
-        return None
-    return int(sizes[0]), int(sizes[1])
+    kind: type[Decoder] = getattr(importlib.import_module(module), attribute)
+    return with_options(kind, options)

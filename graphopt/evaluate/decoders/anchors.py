@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphopt.errors import UsageError
 from graphopt.evaluate.decoders.base import (
     Array,
     Candidates,
@@ -62,6 +63,14 @@ class AnchorMaps(Decoder):
 
     anchors: tuple[Anchors, ...] = _V3
     scale_xy: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def check(self) -> None:
+        """As many values of s as scales."""
+        if len(self.scale_xy) != len(self.anchors):
+            raise UsageError(
+                f"decoder {self.name}: scale-xy has {len(self.scale_xy)} values for "
+                f"{len(self.anchors)} scales of anchors"
+            )
 
     def fits(self, outputs: Shapes, size: tuple[int, int]) -> bool:
         """One map per scale, at the strides of the scales."""

@@ -48,6 +48,19 @@ class Decoder(abc.ABC):
     def decode(self, outputs: Mapping[str, Array], size: tuple[int, int]) -> list[Candidates]:
         """The candidates on every image of the batch."""
 
+    def check(self) -> None:  # noqa: B027
+        """Refuses options that do not go together.
+
+        Raises:
+            UsageError: they do not.
+        """
+
+    def __str__(self) -> str:
+        """As `decoder_for` reads it."""
+        from graphopt.evaluate.decoders.text import text_of
+
+        return text_of(self)
+
 
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), without overflow."""
@@ -68,3 +81,11 @@ def grid(height: int, width: int) -> Array:
 def by_area(outputs: Mapping[str, Array]) -> list[Array]:
     """Maps (batch, channels, height, width), finest first."""
     return sorted(outputs.values(), key=lambda m: -m.shape[2] * m.shape[3])
+
+
+def columns(outputs: Shapes) -> list[int] | None:
+    """Of two outputs (batch, rows, columns) the numbers of columns, smallest first; else None."""
+    shapes = list(outputs.values())
+    if len(shapes) != 2 or any(len(s) != 3 or not isinstance(s[2], int) for s in shapes):
+        return None
+    return sorted(int(s[2]) for s in shapes)

@@ -1,0 +1,1 @@
+"""Recipes of published systems: the TOML files beside this one, run by `graphopt recipe run NAME`."""

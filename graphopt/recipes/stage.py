@@ -1,0 +1,208 @@
+"""One stage of a recipe: a network in, passes, a network out with what was measured of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from graphopt.channels.plan import Plan
+from graphopt.data import Samples
+from graphopt.data.images import METADATA as PREPROCESS
+from graphopt.evaluate import evaluate
+from graphopt.evaluate.decoders import METADATA as DECODER
+from graphopt.frontends.onnx_file import load, save
+from graphopt.ir.cost import cost_of
+from graphopt.ir.graph import Graph
+from graphopt.pipeline import Pipeline, Progress
+from graphopt.recipes.boards import on_boards
+from graphopt.recipes.recipe import IMAGES, Recipe, Stage
+from graphopt.tasks import labelled_samples, task_for
+from graphopt.train import fitted_decoder, untrained
+from graphopt.zoo import spec
+
+MODEL, RESULT, PLAN = "model.onnx", "result.json", "plan.json"
+_TOLD = ("torch", "onnxruntime", "numpy", "graphopt")
+
+
+@dataclass
+class Ground:
+    """What the stages of one run share.
+
+    Attributes:
+        recipe: at one scale.
+        folder: of this seed.
+        seed: of weights, order, augmentation.
+        device: of training.
+        watch: makes what is shown training runs.
+    """
+
+    recipe: Recipe
+    folder: Path
+    seed: int
+    device: str
+    watch: Callable[[], Any]
+    _images: Samples | None = field(default=None, repr=False)
+
+    def place(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.folder / stage
+
+    def network(self, stage: str | None) -> Graph:
+        """What a stage left, or the network everything begins with."""
+        if stage is not None:
+            return load(self.place(stage) / MODEL)
+        how = self.recipe.network
+        name = str(how["name"])
+        size = int(how.get("size", spec(name).input_shape[1]))
+        classes = how.get("classes")
+        graph = untrained(
+            name, self.recipe.train, classes, float(how.get("width", 1.0)), size, self.seed
+        )
+        if self.recipe.preprocess:
+            graph.metadata[PREPROCESS] = self.recipe.preprocess
+        if how.get("anchors", "fitted") == "fitted":
+            found = fitted_decoder(name, self.recipe.train, size, self.seed)
+            if "decoder" in found:
+                graph.metadata[DECODER] = found["decoder"]
+        return graph
+
+    def images(self, graph: Graph) -> Samples:
+        """The images of the training set without their labels."""
+        if self._images is None:
+            labelled = labelled_samples(self.recipe.train, graph, task_for(graph, self.recipe.task))
+            name = graph.inputs[0].name
+            self._images = Samples(
+                len(labelled), lambda k: {name: labelled[k][name]}, self.recipe.train
+            )
+        return self._images
+
+
+def stage_print(ground: Ground, stage: Stage) -> str:
+    """What tells whether a stage was done as it is written now."""
+    recipe = ground.recipe
+    parents = [
+        stage_print(ground, recipe.stage(name)) for name in (stage.source, stage.teacher) if name
+    ]
+    about: list[Any] = [list(map(dict, stage.passes)), stage.boards, parents, ground.seed]
+    about += [recipe.task, recipe.train, recipe.test, recipe.preprocess]
+    if stage.source is None:
+        about.append(dict(recipe.network))
+    text = json.dumps(about, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any]:
+    """Runs the passes of a stage, writes its network, and tells what is to be told of it."""
+    started = time.perf_counter()
+    place = ground.place(stage.name)
+    place.mkdir(parents=True, exist_ok=True)
+    graph = ground.network(stage.source)
+    teacher = ground.network(stage.teacher) if stage.teacher else None
+    plan = _plan_since(ground, stage)
+    outcome = Pipeline(_passes(ground, stage, graph)).run(
+        graph,
+        seed=ground.seed,
+        strict=True,
+        teacher=teacher,
+        known={} if plan is None else {"since_teacher": plan},
+        progress=progress,
+    )
+    save(outcome.graph, place / MODEL)
+    facts: dict[str, Any] = {}
+    for result in outcome.results:
+        facts |= result.facts
+    _keep_plan(facts, place)
+    trained = round(time.perf_counter() - started, 1)
+    progress(f"{stage.name}: evaluating")
+    found = evaluate(place / MODEL, ground.recipe.test, ground.recipe.task)
+    boards = on_boards(place / MODEL, stage.boards, place, progress) if stage.boards else {}
+    return {
+        "recipe": ground.recipe.name,
+        "scale": ground.recipe.scale,
+        "seed": ground.seed,
+        "stage": stage.name,
+        "text": stage.text,
+        "from": stage.source,
+        "ablation": stage.ablation,
+        "passes": [str(r.text) for r in outcome.results],
+        "did": [note.what for r in outcome.results for note in r.rewrites][:20],
+        "cost": _cost(outcome.graph, place / MODEL),
+        "metrics": {k: v for k, v in found.items() if isinstance(v, float) and k != "seconds"},
+        "images": found["images"],
+        "boards": boards,
+        "training": facts.get("training", {}).get("rows", []),
+        "seconds": trained,
+        "versions": dict(_versions()),
+    }
+
+
+def _passes(ground: Ground, stage: Stage, graph: Graph) -> list[Any]:
+    """The passes, shown to the user, with a folder for their checkpoints and images where they ask."""
+    tables = [
+        {k: ground.images(graph) if v == IMAGES else v for k, v in table.items()}
+        for table in stage.passes
+    ]
+    made = []
+    for number, table in enumerate(tables):
+        more = {
+            "watch": ground.watch(),
+            "device": ground.device,
+            "folder": str(ground.place(stage.name) / f"run{number}"),
+        }
+        made += dataclasses.replace(stage, passes=(table,)).made(more)
+    return made
+
+
+def _plan_since(ground: Ground, stage: Stage) -> Plan | None:
+    """What the stage's network lost of its teacher's: the plans on the way, one after another."""
+    if stage.teacher is None:
+        return None
+    way: list[str] = []
+    name = stage.source
+    while name is not None and name != stage.teacher:
+        way.append(name)
+        name = ground.recipe.stage(name).source
+    if name is None:
+        return None  # the teacher is of another line: nothing is known of its channels
+    found: Plan | None = None
+    for each in reversed(way):
+        path = ground.place(each) / PLAN
+        if path.exists():
+            plan = Plan.load(path)
+            found = plan if found is None else found.then(plan)
+    return found
+
+
+def _keep_plan(facts: Mapping[str, Any], place: Path) -> None:
+    plan = facts.get("plan")
+    path = place / PLAN
+    if isinstance(plan, Plan):
+        plan.save(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _cost(graph: Graph, path: Path) -> dict[str, float]:
+    cost = asdict(cost_of(graph))
+    return {
+        "parameters": cost["parameters"],
+        "macs": cost["macs"],
+        "file_bytes": path.stat().st_size,
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    for name in _TOLD:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
