@@ -5,8 +5,8 @@
     task = "detection"
     metric = "ap50"
 
-    [network]                       # where stages without `from` begin: a network of the zoo
-    name = "yolov3"
+    [network]                       # where stages without `from` begin: a network of the zoo, with
+    name = "yolov3"                 # weights to train from, or `file`: a trained ONNX file
     width = "$width"
     size = "$size"
 
@@ -34,8 +34,8 @@
     worse = "finetuned"
 
 A value "$word" is replaced as a whole; `$images` are the images of the training set without their
-labels. A stage may name `boards` it is compiled for, and say `ablation = true` when it is there to be
-compared with.
+labels. A stage may have a `network` of its own in place of some of these keys (a narrower student),
+name `boards` it is compiled for, and say `ablation = true` when it is there to be compared with.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ from typing import Any
 from graphopt.errors import UsageError
 from graphopt.evaluate.examples import TASKS
 from graphopt.pass_base import Pass
-from graphopt.registry import pass_class, unknown
+from graphopt.registry import default_passes, pass_class, unknown
 from graphopt.toml import read_toml
 
 _PUBLISHED = "graphopt.recipes.published"
 _TOP = ("title", "source", "task", "metric", "network", "scale", "stage", "claim", "preprocess")
-_STAGE = ("name", "text", "from", "teacher", "pass", "boards", "ablation")
+_STAGE = ("name", "text", "from", "teacher", "network", "pass", "boards", "ablation")
+_NETWORK = ("name", "width", "size", "anchors", "classes", "file")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 SETTINGS = ("train", "test")  # what every scale has to say
 IMAGES = "$images"
@@ -68,7 +69,8 @@ class Stage:
     Attributes:
         name: also of its folder.
         text: what a reader of the table is told.
-        source: the stage whose network it takes; none: the recipe's untrained network.
+        source: the stage whose network it takes; none: a new one.
+        network: where it begins if it takes no stage's.
         teacher: the stage whose network passes that train learn from.
         passes: their names and options, `$words` replaced.
         boards: what its network is compiled for and counted on.
@@ -79,16 +81,20 @@ class Stage:
     text: str
     source: str | None
     teacher: str | None
+    network: Mapping[str, Any]
     passes: tuple[Mapping[str, Any], ...]
     boards: tuple[str, ...] = ()
     ablation: bool = False
 
     def made(self, more: Mapping[str, Any]) -> list[Pass]:
         """The passes; `more` are options for those that have them and are not given them."""
-        found = []
+        found: list[Pass] = []
         for table in self.passes:
-            kind = pass_class(str(table["name"]))
             given = {k: v for k, v in table.items() if k != "name"}
+            if table["name"] == "default" and not given:
+                found += default_passes()
+                continue
+            kind = pass_class(str(table["name"]))
             have = {n.replace("_", "-") for n in kind.__dataclass_fields__}
             extra = {k: v for k, v in more.items() if k in have and k not in given}
             found.append(kind.with_options({**given, **extra}))
@@ -114,7 +120,6 @@ class Recipe:
         task: "detection" or "classification".
         metric: which figure of `graphopt.evaluate` counts.
         scale: which of its scales.
-        network: {"name", and what `graphopt.train.untrained` takes}.
         train, test: labelled images, KIND:WHERE.
         preprocess: how images become inputs.
         settings: what `$words` stand for.
@@ -128,7 +133,6 @@ class Recipe:
     task: str
     metric: str
     scale: str
-    network: Mapping[str, Any]
     train: str
     test: str
     preprocess: str
@@ -218,7 +222,7 @@ def read_recipe(
     for name in SETTINGS:
         if not isinstance(values.get(name), str):
             raise UsageError(f"{where}: [scale.{scale}] needs {name} = 'KIND:WHERE'")
-    reader = _Reader(where, values)
+    reader = _Reader(where, values, tables.get("network"))
     stages = reader.stages(tables.get("stage"))
     made = Recipe(
         name=path.stem,
@@ -227,7 +231,6 @@ def read_recipe(
         task=reader.text(tables, "task"),
         metric=reader.text(tables, "metric"),
         scale=scale,
-        network=reader.network(tables.get("network")),
         train=values["train"],
         test=values["test"],
         preprocess=str(reader.replaced(tables.get("preprocess", ""))),
@@ -246,9 +249,10 @@ def read_recipe(
 class _Reader:
     """Checks tables and replaces $words."""
 
-    def __init__(self, where: str, values: Mapping[str, Any]) -> None:
+    def __init__(self, where: str, values: Mapping[str, Any], network: Any) -> None:
         self.where, self.values = where, values
         self.used: set[str] = set(SETTINGS)
+        self._network = self._network_of(network, "[network]")
 
     def replaced(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -272,10 +276,10 @@ class _Reader:
             raise UsageError(f"{self.where} needs {key} = '...'")
         return value
 
-    def network(self, table: Any) -> Mapping[str, Any]:
-        if not isinstance(table, dict) or "name" not in table:
-            raise UsageError(f"{self.where} needs [network] with a name of the zoo")
-        _only(table, ("name", "width", "size", "anchors", "classes"), f"{self.where}: [network]")
+    def _network_of(self, table: Any, what: str) -> Mapping[str, Any]:
+        if not isinstance(table, dict):
+            raise UsageError(f"{self.where} needs {what} with a name of the zoo, or a file")
+        _only(table, _NETWORK, f"{self.where}: {what}")
         return {k: self.replaced(v) for k, v in table.items()}
 
     def stages(self, tables: Any) -> tuple[Stage, ...]:
@@ -302,11 +306,15 @@ class _Reader:
             isinstance(p, dict) and "name" in p for p in passes
         ):
             raise UsageError(f"{where}: pass is a list of tables, each with a name")
+        own = self._network_of(table.get("network", {}), f"stage {name!r}: network")
+        if own and "from" in table:
+            raise UsageError(f"{where} has a network and takes one `from` another stage: choose")
         return Stage(
             name=name,
             text=str(table.get("text", name)),
             source=table.get("from"),
             teacher=table.get("teacher"),
+            network={**self._network, **own},
             passes=tuple({k: self.replaced(v) for k, v in p.items()} for p in passes),
             boards=tuple(self.replaced(table.get("boards", []))),
             ablation=bool(table.get("ablation", False)),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.channels.plan import Plan
+from graphopt.channels.plan import save as save_plan
 from graphopt.data import Samples
 from graphopt.data.images import METADATA as PREPROCESS
 from graphopt.evaluate import evaluate
@@ -22,8 +23,10 @@ from graphopt.frontends.onnx_file import load, save
 from graphopt.ir.cost import cost_of
 from graphopt.ir.graph import Graph
 from graphopt.pipeline import Pipeline, Progress
+from graphopt.prune import PREPARATION
 from graphopt.recipes.boards import on_boards
 from graphopt.recipes.recipe import IMAGES, Recipe, Stage
+from graphopt.registry import parse_passes
 from graphopt.tasks import labelled_samples, task_for
 from graphopt.train import fitted_decoder, untrained
 from graphopt.zoo import spec
@@ -55,17 +58,25 @@ class Ground:
         """The folder of a stage."""
         return self.folder / stage
 
-    def network(self, stage: str | None) -> Graph:
-        """What a stage left, or the network everything begins with."""
-        if stage is not None:
-            return load(self.place(stage) / MODEL)
-        how = self.recipe.network
+    def left_by(self, stage: str) -> Graph:
+        """The network a stage left."""
+        return load(self.place(stage) / MODEL)
+
+    def beginning(self, how: Mapping[str, Any]) -> Graph:
+        """A network to begin with: of the zoo with weights to train from, or a trained file.
+
+        What its exporter left of shapes is worked out, so that channels can be removed.
+        """
+        graph = self._new(how)
+        return Pipeline(parse_passes(PREPARATION)).run(graph, strict=True).graph
+
+    def _new(self, how: Mapping[str, Any]) -> Graph:
+        if "file" in how:
+            return load(Path(str(how["file"])))
         name = str(how["name"])
         size = int(how.get("size", spec(name).input_shape[1]))
-        classes = how.get("classes")
-        graph = untrained(
-            name, self.recipe.train, classes, float(how.get("width", 1.0)), size, self.seed
-        )
+        width = float(how.get("width", 1.0))
+        graph = untrained(name, self.recipe.train, how.get("classes"), width, size, self.seed)
         if self.recipe.preprocess:
             graph.metadata[PREPROCESS] = self.recipe.preprocess
         if how.get("anchors", "fitted") == "fitted":
@@ -94,7 +105,7 @@ def stage_print(ground: Ground, stage: Stage) -> str:
     about: list[Any] = [list(map(dict, stage.passes)), stage.boards, parents, ground.seed]
     about += [recipe.task, recipe.train, recipe.test, recipe.preprocess]
     if stage.source is None:
-        about.append(dict(recipe.network))
+        about.append(dict(stage.network))
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -104,8 +115,8 @@ def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any
     started = time.perf_counter()
     place = ground.place(stage.name)
     place.mkdir(parents=True, exist_ok=True)
-    graph = ground.network(stage.source)
-    teacher = ground.network(stage.teacher) if stage.teacher else None
+    graph = ground.left_by(stage.source) if stage.source else ground.beginning(stage.network)
+    teacher = ground.left_by(stage.teacher) if stage.teacher else None
     plan = _plan_since(ground, stage)
     outcome = Pipeline(_passes(ground, stage, graph)).run(
         graph,
@@ -185,7 +196,7 @@ def _keep_plan(facts: Mapping[str, Any], place: Path) -> None:
     plan = facts.get("plan")
     path = place / PLAN
     if isinstance(plan, Plan):
-        plan.save(path)
+        save_plan(plan, path)
     else:
         path.unlink(missing_ok=True)
 

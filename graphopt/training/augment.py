@@ -48,13 +48,13 @@ class Augment:
 
     @classmethod
     def parse(cls, text: str) -> Augment:
-        """Reads "flip shift=0.1 zoom=0.2".
+        """Reads "flip shift=0.1 zoom=0.2"; commas and | separate as well.
 
         Raises:
             UsageError: a word that is not known, or a share that is no number from 0 to 1.
         """
         values: dict[str, float] = {}
-        for item in text.replace(",", " ").split():
+        for item in text.replace(",", " ").replace("|", " ").split():
             name, equals, value = item.partition("=")
             if name == "none" and not equals:
                 continue

@@ -241,10 +241,11 @@ class Trainer:
         if terms:
             if self.accelerator.scaler is not None:
                 self.accelerator.unscale_gradients(self.optimizer)
-            for hook in self.hooks:
-                hook.after_backward(self.model, at)
             if self.recipe.clip:
                 nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
+            # after clipping, which would take from the pressure of sparsity what the loss has too much
+            for hook in self.hooks:
+                hook.after_backward(self.model, at)
             self.optimizer.step()
             for hook in self.hooks:
                 hook.after_step(self.model, at)

@@ -126,13 +126,14 @@ def terms_at(
     for each in written:
         for pair in pairs_of(each, student, teacher):
             term = each.term
-            if plan is not None and pair[0] == pair[1]:
-                kept = kept_channels(teacher, plan, [pair[1]]).get(pair[1])
-                term = dataclasses.replace(term, channels=kept)
             widths = [g.tensors()[n].shape for g, n in zip((student, teacher), pair, strict=True)]
-            if each.by_std and term.channels is None and _is_narrower(*widths):
-                chosen = varying(pair[1], int(widths[0][1]))
-                term = dataclasses.replace(term, channels=chosen)
+            if _is_narrower(*widths):
+                kept = None
+                if plan is not None and pair[0] == pair[1]:
+                    kept = kept_channels(teacher, plan, [pair[1]]).get(pair[1])
+                if kept is None and each.by_std:
+                    kept = varying(pair[1], int(widths[0][1]))
+                term = dataclasses.replace(term, channels=kept)
             found.setdefault(pair, []).append(term)
     return found
 
