@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from graphopt.distill import recovering
 from graphopt.errors import UsageError
-from graphopt.evaluate import Evaluation, Examples, open_examples
+from graphopt.evaluate import Examples, open_examples
 from graphopt.frontends.normal_form import normalize
 from graphopt.frontends.onnx_file import save
 from graphopt.ir.graph import Graph
 from graphopt.optimize import Optimized, optimize_file
 from graphopt.pipeline import Progress, silent
+from graphopt.tasks.judging import judging
 from graphopt.zoo import export, names, spec
 
 _VALIDATED = 200  # images after every epoch
@@ -131,7 +132,13 @@ def _trained(
 ) -> Optimized:
     learning: Any = recovering(options, "train", labels=labels)
     if validation is not None:
-        judge = judging(validation, learning.task, learning.decoder, learning.preprocess)
+        judge = judging(
+            validation,
+            learning.task,
+            decoder=learning.decoder,
+            preprocess=learning.preprocess,
+            limit=_VALIDATED,
+        )
         learning = dataclasses.replace(learning, evaluate=judge)
     return optimize_file(
         source,
@@ -142,32 +149,3 @@ def _trained(
         measure=measure,
         progress=progress,
     )
-
-
-def judging(
-    labels: str | Examples, task: str, decoder: Any, preprocess: str, limit: int | None = _VALIDATED
-) -> Callable[[Graph], dict[str, float]]:
-    """What measures a graph on labelled images, the pictures read once: the metrics by name."""
-    from graphopt.runtime.run import open_graph
-    from graphopt.tasks import task_for
-
-    prepared: list[Evaluation] = []
-
-    def judge(graph: Graph) -> dict[str, float]:
-        if not prepared:
-            setup = task_for(graph, task, decoder=decoder)
-            prepared.append(
-                Evaluation.prepare(
-                    graph,
-                    labels,
-                    setup.task,
-                    decoder=setup.decoder,
-                    preprocess=preprocess,
-                    limit=limit,
-                    keep=True,
-                )
-            )
-        found = prepared[0].on(open_graph(graph, optimized=True))
-        return {k: v for k, v in found.items() if k in ("ap50", "ap", "top1")}
-
-    return judge

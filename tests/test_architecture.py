@@ -58,7 +58,7 @@ ALLOWED = {
     "data": {"errors", "ir", "registry", "runtime"},
     "fx": {"errors", "ir", "registry"},
     "training": {"errors", "pass_base", "registry"},
-    "tasks": {"data", "errors", "evaluate", "ir", "pass_base", "registry"},
+    "tasks": {"data", "errors", "evaluate", "ir", "pass_base", "registry", "runtime"},
     "passes": {
         *("channels", "data", "errors", "ir", "oracle", "pass_base", "registry", "runtime"),
         *("cache", "evaluate", "frontends", "fx", "samples", "tasks", "training"),

@@ -99,7 +99,7 @@ def _angle(boxes: Tensor) -> Tensor:
 
 # --- many against many, without gradients ---------------------------------------------------------
 
-_AT_ONCE = 1 << 24  # pairs of boxes held in memory
+_AT_ONCE = 1 << 22  # pairs of boxes held in memory
 _NEARNESS = 1e-4  # what distance counts beside IoU
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from graphopt.errors import UsageError
 from graphopt.tasks.options import Options
-from graphopt.tasks.outputs import Outputs, as_list, no_autocast
+from graphopt.tasks.outputs import Outputs, as_list
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ class ClassificationLoss(nn.Module):
             raise UsageError(
                 f"an image is labelled with class {bad}; the model has {self.classes} (0 is the first)"
             )
-        with no_autocast(outputs):
-            if self.probabilities:
-                scores = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
-            loss = functional.cross_entropy(scores, kinds, label_smoothing=self.options.smoothing)
-            return {"class": self.options.class_ * loss}
+        if self.probabilities:
+            scores = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+        loss = functional.cross_entropy(scores, kinds, label_smoothing=self.options.smoothing)
+        return {"class": self.options.class_ * loss}

@@ -32,9 +32,3 @@ def maps_of(outputs: Outputs, count: int) -> list[Tensor]:
             f"the loss needs {count} maps (images, channels, height, width); the outputs are {shapes}"
         )
     return sorted(found, key=lambda m: -m.shape[2] * m.shape[3])
-
-
-def no_autocast(outputs: Outputs) -> torch.autocast:
-    """Autocast would take products back down to half precision in here."""
-    device = (outputs if isinstance(outputs, Tensor) else outputs[0]).device
-    return torch.autocast(device.type, enabled=False)

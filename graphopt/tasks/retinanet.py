@@ -24,7 +24,7 @@ from graphopt.errors import UsageError
 from graphopt.evaluate.decoders.retina import LARGEST_GROWTH, Retina
 from graphopt.tasks.boxes import OVERLAPS, best_pairs, centres, corners, iou
 from graphopt.tasks.options import Options
-from graphopt.tasks.outputs import Outputs, as_list, no_autocast
+from graphopt.tasks.outputs import Outputs, as_list
 from graphopt.tasks.truth import Truth, first_of_each
 
 
@@ -99,18 +99,17 @@ class RetinaLoss(nn.Module):
         Raises:
             UsageError: maps of another network, or labels that cannot be meant.
         """
-        with no_autocast(outputs):
-            logits, moves, anchors = self._rows(outputs)
-            truth = Truth.of(targets, self.classes, logits)
-            if len(targets) != len(logits):
-                raise UsageError(f"{len(logits)} images have targets for {len(targets)}")
-            found = self._anchored(truth, anchors)
-            positives = max(len(found.box), 1)
-            box = self._box(moves[found.image, found.anchor], anchors[found.anchor], truth, found)
-            return {
-                "box": self.options.box / positives * box,
-                "class": self.options.class_ / positives * self._class(logits, truth, found),
-            }
+        logits, moves, anchors = self._rows(outputs)
+        truth = Truth.of(targets, self.classes, logits)
+        if len(targets) != len(logits):
+            raise UsageError(f"{len(logits)} images have targets for {len(targets)}")
+        found = self._anchored(truth, anchors)
+        positives = max(len(found.box), 1)
+        box = self._box(moves[found.image, found.anchor], anchors[found.anchor], truth, found)
+        return {
+            "box": self.options.box / positives * box,
+            "class": self.options.class_ / positives * self._class(logits, truth, found),
+        }
 
     def matched_boxes(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted at every positive anchor, and what the labels say it should be.
@@ -125,12 +124,11 @@ class RetinaLoss(nn.Module):
         Raises:
             UsageError: as for `forward`.
         """
-        with no_autocast(outputs):
-            logits, moves, anchors = self._rows(outputs)
-            truth = Truth.of(targets, self.classes, logits)
-            found = self._anchored(truth, anchors)
-            wanted = _moves(truth.boxes[found.box], anchors[found.anchor])
-            return moves[found.image, found.anchor], wanted
+        logits, moves, anchors = self._rows(outputs)
+        truth = Truth.of(targets, self.classes, logits)
+        found = self._anchored(truth, anchors)
+        wanted = _moves(truth.boxes[found.box], anchors[found.anchor])
+        return moves[found.image, found.anchor], wanted
 
     # --- places -----------------------------------------------------------------------------------
 

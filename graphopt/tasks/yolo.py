@@ -28,7 +28,7 @@ from graphopt.tasks.boxes import OVERLAPS, iou, is_above
 from graphopt.tasks.heads import Head, heads_of
 from graphopt.tasks.matching import Matches, Matching
 from graphopt.tasks.options import Options
-from graphopt.tasks.outputs import Outputs, no_autocast
+from graphopt.tasks.outputs import Outputs
 from graphopt.tasks.truth import Truth
 
 _BALANCES = (4.0, 1.0, 0.4, 0.1, 0.04)  # of the maps, finest first: fine ones have more cells
@@ -149,19 +149,18 @@ class YoloLoss(nn.Module):
         Raises:
             UsageError: maps of another network, or labels that cannot be meant.
         """
-        with no_autocast(outputs):
-            heads, truth, found = self._matched(outputs, targets)
-            per = len(heads[0].raw)
-            if self.options.reduce == "mean":
-                per = max(sum(len(m.box) for m in found), 1)
-            terms = [self._terms(h, m, truth) for h, m in zip(heads, found, strict=True)]
-            box, objects, kind = zip(*terms, strict=True)
-            balanced = [b * o for b, o in zip(self.balances, objects, strict=True)]
-            return {
-                "box": self.options.box / per * torch.stack(box).sum(),
-                "object": self.options.object * torch.stack(balanced).sum(),
-                "class": self.options.class_ / per * torch.stack(kind).sum(),
-            }
+        heads, truth, found = self._matched(outputs, targets)
+        per = len(heads[0].raw)
+        if self.options.reduce == "mean":
+            per = max(sum(len(m.box) for m in found), 1)
+        terms = [self._terms(h, m, truth) for h, m in zip(heads, found, strict=True)]
+        box, objects, kind = zip(*terms, strict=True)
+        balanced = [b * o for b, o in zip(self.balances, objects, strict=True)]
+        return {
+            "box": self.options.box / per * torch.stack(box).sum(),
+            "object": self.options.object * torch.stack(balanced).sum(),
+            "class": self.options.class_ / per * torch.stack(kind).sum(),
+        }
 
     def matched_boxes(self, outputs: Outputs, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted at every matched place, and what the labels say it should be.
@@ -180,11 +179,10 @@ class YoloLoss(nn.Module):
         Raises:
             UsageError: as for `forward`.
         """
-        with no_autocast(outputs):
-            heads, truth, found = self._matched(outputs, targets)
-            pairs = list(zip(heads, found, strict=True))
-            predicted = torch.cat([h.units(h.at(m)) for h, m in pairs])
-            return predicted, torch.cat([h.wanted_at(truth, m) for h, m in pairs])
+        heads, truth, found = self._matched(outputs, targets)
+        pairs = list(zip(heads, found, strict=True))
+        predicted = torch.cat([h.units(h.at(m)) for h, m in pairs])
+        return predicted, torch.cat([h.wanted_at(truth, m) for h, m in pairs])
 
     def _matched(
         self, outputs: Outputs, targets: Tensor

@@ -33,6 +33,7 @@ from graphopt.passes.prune.facts import add_up, group_map, groups_after, layer_w
 from graphopt.passes.prune.mend import mending, mode_of
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
+from graphopt.passes.prune.search import searched
 from graphopt.passes.prune.sections import Section, sections
 from graphopt.passes.prune.selection import Limits
 from graphopt.runtime.targets import target
@@ -76,6 +77,8 @@ class Prune(Pass):
     preprocess: str = ""
     batch: int = 8
     gradients: Any = None
+    search: bool = False  # the weight of two importances, "bn-gamma+chip", by what is left
+    labels: Any = None  # labelled images, KIND:WHERE: what a search judges by, else the outputs
     compensation: str = "auto"
     recalibration: bool = False  # of BatchNormalizations, on images in batches of many
     verify: bool = True
@@ -155,8 +158,6 @@ class Prune(Pass):
     # --- steps ----------------------------------------------------------------------------------
 
     def _chosen(self, channels: Channels, context: Context) -> Choice:
-        from graphopt.passes.analyze import scores
-
         wishes = Wishes(
             budgets={m: b for m in Totals.metrics() if (b := getattr(self, m)) is not None},
             allocation=self.allocation,
@@ -165,20 +166,43 @@ class Prune(Pass):
             exclude=_globs(self.exclude),
             target=self.target,
         )
-        found = scores(
-            channels,
-            self._importance(),
-            data=self._batches(channels.graph),
-            gradients=self.gradients,
-            merge=self.merge,
-            normalize=self.normalize,
-            seed=context.seed,
-        )
+        found = self._scores(channels, wishes, context)
         until = 1.0 + 1e-6 if self.shares else None
         made = choose(channels, found, wishes, self._times(channels, found, context), until)
         for note in made.notes:
             context.refused("budget", note)
         return made
+
+    def _scores(self, channels: Channels, wishes: Wishes, context: Context) -> Floats:
+        from graphopt.passes.analyze import Evidence, parse_importances, scores_from
+
+        evidence = Evidence(
+            channels, self._batches(channels.graph), self.gradients, seed=context.seed
+        )
+        how = {"merge": self.merge, "normalize": self.normalize}
+        if not self.search:
+            found: Floats = scores_from(evidence, self._importance(), **how)
+            return found
+        parts = [scores_from(evidence, i, **how) for _, i in parse_importances(self._importance())]
+        climbed = searched(
+            channels,
+            parts,
+            lambda worth: choose(channels, worth, wishes).removed,
+            self._batches(channels.graph),
+            self._judge(),
+        )
+        context.facts["weight"] = climbed.weight
+        tried = ", ".join(f"{w:.3g}: {q:.3g}" for w, q in sorted(climbed.tried))
+        context.rewrote("graph", f"weight {climbed.weight:.3g} of the first importance ({tried})")
+        return climbed.scores
+
+    def _judge(self) -> Callable[[Graph], float] | None:
+        if self.labels is None:
+            return None
+        from graphopt.tasks.judging import judging
+
+        measure = judging(self.labels, preprocess=self.preprocess)
+        return lambda graph: next(iter(measure(graph).values()))
 
     def _times(self, channels: Channels, scores: Floats, context: Context) -> Floats | None:
         """Times measured on data, for the allocations that do; None for the others."""

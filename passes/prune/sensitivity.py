@@ -85,7 +85,7 @@ def measure(
             runner = open_graph(
                 masked(channels, order[: round(share * len(order))]), optimized=True
             )
-            row.append(_error(expected, [runner.run(f) for f in feeds]))
+            row.append(distance(expected, [runner.run(f) for f in feeds]))
         errors.append(tuple(np.maximum.accumulate(row).tolist()))
     return Sensitivity(tuple(name for name, _ in parts), tuple(errors))
 
@@ -103,7 +103,8 @@ def times(count: int, scores: Floats, parts: Parts, found: Sensitivity) -> Float
     return at
 
 
-def _error(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+def distance(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """sqrt(sum |y - y'|^2 / sum |y|^2) over all floating-point outputs of all batches."""
     off = total = 0.0
     for one, other in zip(expected, found, strict=True):
         for name, values in one.items():

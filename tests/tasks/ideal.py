@@ -104,9 +104,7 @@ def _truth(targets: Tensor, loss: RetinaLoss, like: Tensor) -> Any:
 
 def _as_maps(rows: Tensor, sides: list[int]) -> list[Tensor]:
     parts = rows.split([n * n * 9 for n in sides], 1)
-    return [
-        p.view(len(p), n, n, -1).permute(0, 3, 1, 2) for p, n in zip(parts, sides, strict=True)
-    ]
+    return [p.view(len(p), n, n, -1).permute(0, 3, 1, 2) for p, n in zip(parts, sides, strict=True)]
 
 
 def judged(decoder: Decoder, outputs: list[Tensor], targets: Tensor) -> dict[str, float]:

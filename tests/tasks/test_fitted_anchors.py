@@ -40,6 +40,12 @@ def test_large_boxes_count_no_more_than_small_ones() -> None:
     assert np.sqrt(clustered(sizes, 3, 0).prod(1)).tolist() == pytest.approx([4.5, 8.5, 95])
 
 
+def test_near_is_what_overlaps() -> None:
+    # 21 is nearer to 10 in pixels, but overlaps 40 more
+    sizes = np.repeat([[10.0, 10], [40, 40], [21, 21]], [20, 20, 10], axis=0)
+    assert clustered(sizes, 2, 0)[:, 0].tolist() == pytest.approx([10, 101 / 3])
+
+
 def test_overlaps_by_hand() -> None:
     assert overlaps(np.array([[2.0, 8.0]]), np.array([[4.0, 4.0]])) == pytest.approx(8 / 24)
 

@@ -33,7 +33,10 @@ def test_yolo(decoder: AnchorMaps, match: str, targets: Tensor) -> None:
     terms = loss(outputs, targets)
     assert sum(terms.values()) < 0.02, terms
     assert judged(decoder, outputs, targets)["ap"] == pytest.approx(1)
-    assert judged(decoder, outputs, targets.roll(1, 0))["ap"] < 0.9 or (targets == targets.roll(1, 0)).all()
+    assert (
+        judged(decoder, outputs, targets.roll(1, 0))["ap"] < 0.9
+        or (targets == targets.roll(1, 0)).all()
+    )
 
 
 def _reached(wanted: Tensor) -> bool:

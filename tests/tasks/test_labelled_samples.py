@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from evaluate.making import coco, detector, picture, yolo
 from tasks.painting import Listed, painted
-from tasks.test_task_setup import TINY, classifier
+from tasks.test_task_setup import RETINA, TINY, classifier
 
 from graphopt.errors import UsageError
 from graphopt.evaluate import Example
@@ -51,6 +51,16 @@ def test_boxes_follow_the_letterbox(tmp_path: Path) -> None:
     assert made[0, 0, 0] == pytest.approx(114 / 255)
 
 
+def test_pictures_become_inputs_as_is_usual_for_the_decoder(tmp_path: Path) -> None:
+    source = f"yolo:{yolo(tmp_path, '1 0.5 0.5 0.5 0.5')}"
+    made = samples_of(source, detector(RETINA, 128))[0]
+    assert made["targets"][0].tolist() == [1, 32, 16, 96, 48]  # in the corner
+    black = [(0 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    assert made["x"][:, 0, 0].tolist() == pytest.approx(black)
+    other = samples_of(source, detector(RETINA, 128), preprocess="mean=0, std=1")[0]
+    assert other["x"][:, 0, 0].tolist() == [0, 0, 0]
+
+
 def test_what_is_cut_off_is_left_out(tmp_path: Path) -> None:
     source = f"yolo:{yolo(tmp_path, '1 0.1 0.5 0.1 0.5')}"
     assert len(rows(source)) == 1
@@ -59,7 +69,9 @@ def test_what_is_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_room_for_a_mosaic() -> None:
     found = samples_of(
-        Listed([example((1, 1, 9, 9), (3, 3, 5, 5), (7, 7, 9, 9)), example(), example((0, 0, 2, 2))])
+        Listed(
+            [example((1, 1, 9, 9), (3, 3, 5, 5), (7, 7, 9, 9)), example(), example((0, 0, 2, 2))]
+        )
     )
     assert found[0]["targets"].shape == (12, 5)
     assert found[1]["targets"].tolist() == [NOTHING] * 12
@@ -94,7 +106,7 @@ def test_classes(tmp_path: Path) -> None:
 
 
 def test_workers_read_the_same() -> None:
-    found = samples_of(painted(4))
+    found = samples_of(painted(4), detector("1,24,4,4 a; 1,24,2,2 b"))
     order = Order(4, 2, seed=0)
     numbers = list(order)
     names = ["x", "targets"]

@@ -72,6 +72,7 @@ def test_the_rule_of_shapes() -> None:
         (44, 44, 2.0, {(2, 2), (3, 2), (2, 3)}),
         (36, 44, 2.0, {(2, 2), (3, 2), (2, 1)}),
         (36, 36, 1.0, {(2, 2)}),
+        (32, 32, 1.0, {(2, 2)}),  # on its edge, which no finite output reaches
         (33, 36, 1.2, {(2, 2), (2, 1)}),  # a sixteenth into the cell, reached from a tenth
         (4, 60, 2.0, {(3, 0)}),  # no cells beside the map
         (124, 4, 2.0, {(0, 7)}),

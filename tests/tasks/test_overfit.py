@@ -36,4 +36,3 @@ def test_eight_pictures(kind: type[AnchorMaps], loss: str) -> None:
     found = evaluate(graph, examples, "detection", decoder=setup.decoder)
     assert found["ap50"] > 0.9
     assert history.rows[-1]["box"] < 0.2 * history.rows[0]["box"]
-    print(loss, history.rows[-1], found, history.seconds, sum(p.numel() for p in view.parameters()))

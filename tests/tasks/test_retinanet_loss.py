@@ -21,7 +21,9 @@ SIMPLE = Retina(strides=(8, 16), ratios=(1.0,), octaves=(1.0,))
 ANCHORS = 16 + 4
 
 
-def maps(classes: int = 2, images: int = 1, per_cell: int = 1, levels: Any = (4, 2)) -> list[Tensor]:
+def maps(
+    classes: int = 2, images: int = 1, per_cell: int = 1, levels: Any = (4, 2)
+) -> list[Tensor]:
     kinds = [torch.zeros(images, per_cell * classes, n, n) for n in levels]
     return kinds + [torch.zeros(images, per_cell * 4, n, n) for n in levels]
 
@@ -98,8 +100,11 @@ assert ((overlaps() > 0.4) & (overlaps() < 0.5)).any()
 
 def test_each_box_has_at_least_its_best_anchor() -> None:
     speck = (0.0, 15.0, 15.0, 17.0, 17.0)  # 4 of 1024 pixels
-    predicted, wanted = loss_of().matched_boxes(maps(), targets(speck))
+    outputs = [m.requires_grad_() for m in maps()]
+    predicted, wanted = loss_of().matched_boxes(outputs, targets(speck))
     assert predicted.tolist() == [[0, 0, 0, 0]]
+    predicted.sum().backward()
+    assert outputs[2].grad[0, :, 2, 2].tolist() == [1, 1, 1, 1]
     assert wanted[0].tolist() == pytest.approx([0, 0, math.log(2 / 32), math.log(2 / 32)])
     both = targets(speck, (1.0, 14.0, 14.0, 19.0, 19.0))
     assert len(loss_of().matched_boxes(maps(), both)[0]) >= 1

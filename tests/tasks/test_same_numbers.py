@@ -34,7 +34,9 @@ def test_module_and_view_have_one_loss(name: str, decoder: str | None, size: int
         for term in losses[0]:
             one, other = losses[0][term], losses[1][term]
             assert one > 0
-            torch.testing.assert_close(one, other, rtol=1e-5 if not is_training else 1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                one, other, rtol=1e-5 if not is_training else 1e-4, atol=1e-5
+            )
     sum(losses[1].values()).backward()
     grads = [p.grad for p in view.parameters() if p.grad is not None]
     assert len(grads) > 20

@@ -49,6 +49,11 @@ def test_a_classifier_that_ends_in_a_softmax() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_who_names_a_decoder_means_a_detector() -> None:
+    with pytest.raises(UsageError, match="no loss is known for decoder 'yolox'"):
+        task_for(classifier(), decoder="yolox")
+
+
 def test_a_detector() -> None:
     setup = task_for(detector(TINY))
     assert (setup.task, setup.metric, setup.classes) == ("detection", "ap50", 2)

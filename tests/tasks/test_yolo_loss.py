@@ -11,6 +11,8 @@ from torch import Tensor
 
 from graphopt.errors import UsageError
 from graphopt.evaluate.decoders.anchors import Yolov3Tiny, Yolov4, Yolov5
+from graphopt.tasks.heads import heads_of
+from graphopt.tasks.matching import Matches
 from graphopt.tasks.yolo import YoloLoss, YoloOptions
 
 LN2 = math.log(2)
@@ -147,6 +149,49 @@ def test_sums_over_images_as_in_darknet() -> None:
     assert value(found, "box") == pytest.approx(1 - overlap + distance)
 
 
+@pytest.mark.parametrize("decoder", [Yolov3Tiny(), Yolov4(), Yolov5()], ids=str)
+def test_predicted_boxes_are_those_of_the_decoder(decoder: Any) -> None:
+    height, width = 64, 160
+    strides = (8, 16, 32)[-len(decoder.anchors) :]
+    torch.manual_seed(0)
+    # cells that are wider than high: the strides of x and y are told apart
+    outputs = [torch.randn(2, 3 * 7, height // s, width // s - 1) * 2 for s in strides]
+    heads = heads_of(outputs, decoder, (height, width), 2)
+    found = torch.cat([h.all_boxes() for h in heads], 1)
+    named = {str(k): m.numpy() for k, m in enumerate(outputs)}
+    wanted = [torch.from_numpy(c.boxes).float() for c in decoder.decode(named, (height, width))]
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-3)
+    # and those at matched places are the same ones
+    row, column = torch.tensor([1, 0]), torch.tensor([3, 2])
+    at = Matches(torch.tensor([0, 1]), torch.tensor([2, 0]), row, column, row)
+    head = heads[0]
+    some = head.boxes_at(head.units(head.at(at)), at)
+    cells = head.scale.cells
+    place = (at.anchor * cells[0] + row) * cells[1] + column
+    torch.testing.assert_close(some, head.all_boxes()[at.image, place])
+
+
+def test_a_rectangular_input_has_its_loss_where_the_box_is() -> None:
+    # 16 x 16 in cells of 16 pixels, row 1, column 6; maps of 4 x 8 and 2 x 4
+    loss = YoloLoss(ONE_EACH, (64, 128), 2, YoloOptions(**PLAIN))
+    outputs = [torch.zeros(1, 7, 4, 8), torch.zeros(1, 7, 2, 4)]
+    perfect = targets((1.0, 6.5 * 16 - 8, 1.5 * 16 - 8, 6.5 * 16 + 8, 1.5 * 16 + 8))
+    assert value(loss(outputs, perfect), "box") == pytest.approx(0, abs=1e-6)
+    outputs[0][0, 5:, 1, 6] = torch.tensor([-20.0, 20.0])
+    assert value(loss(outputs, perfect), "class") == pytest.approx(0, abs=1e-6)
+
+
+def test_neighbouring_cells_are_for_the_boxes_that_reach_over() -> None:
+    rows = targets((1.0, 12.0, 12.0, 28.0, 28.0))  # a quarter into its cell, both ways
+    five = Yolov5(ONE_EACH.anchors, (2.0, 2.0))
+    counts = [
+        len(loss.matched_boxes(maps(), rows)[0])
+        for loss in (loss_of(ratio=1.5), loss_of(five, ratio=1.5))  # type: ignore[arg-type]
+    ]
+    assert counts == [1, 3]
+    assert len(loss_of(five, match="iou").matched_boxes(maps(), rows)[0]) == 1  # type: ignore[arg-type]
+
+
 # --- what it does not depend on -------------------------------------------------------------------
 
 OPTIONS: list[dict[str, Any]] = [
@@ -260,6 +305,11 @@ def test_matched_boxes_by_hand() -> None:
     assert wanted[0].tolist() == pytest.approx([0.25, 0.875, 0, log])
     outputs = maps()
     outputs[0][0, 2, 1, 1] = 0.75
+    outputs[0].requires_grad_()
+    predicted, wanted = loss_of().matched_boxes(outputs, targets(BOX))
+    predicted.sum().backward()
+    assert outputs[0].grad[0, :, 1, 1].tolist() == [0.25, 0.25, 1, 1, 0, 0, 0]
+    assert not wanted.requires_grad
     assert loss_of().matched_boxes(outputs, targets(BOX))[0][0].tolist() == [0.5, 0.5, 0.75, 0]
 
 
