@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "imagefolder": f"{_HERE}.folders:Folders",
     "npz": f"{_HERE}.arrays:Arrays",
     "shapes": f"{_HERE}.shapes:Shapes",
+    "patches": f"{_HERE}.shapes:Patches",
 }
 TASKS = ("detection", "classification")
 

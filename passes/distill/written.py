@@ -2,14 +2,16 @@
 
     pkd @ features * 6                        at every feature map both networks have
     kl{temperature=3 anchors=3} @ heads       at what the last layers put out
+    spatial-attention @ stages * 1|10|100     at the ends of stages, a weight for each
     hybrid-attention @ add_*|out * 10 std     at tensors by name or glob
     gram @ mine=theirs * 0.5 fade             at two tensors of different names
     teacher-bounded{reduce=sum} @ boxes * 0.001    at the boxes of labelled objects
 
-One term per LOSS @ WHERE [* WEIGHT] [WORDS], several with `;` between. A weight counts for every
-pair. Words: a schedule (constant, fade, cosine, rise), `normalized` (see `Term`), and `std`:
-where the teacher is wider, its channels that vary most are compared (H-AT), as many as the student
-has.
+One term per LOSS @ WHERE [* WEIGHT] [WORDS], several with `;` between. One weight counts for every
+pair; several, with | between, for one pair each, in the order of the data. Heads and features are
+paired by name, the ends of stages one after another, so that these may be of different networks.
+Words: a schedule (constant, fade, cosine, rise), `normalized` (see `Term`), and `std`: where the
+teacher is wider, its channels that vary most are compared (H-AT), as many as the student has.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
 from graphopt.passes.distill.losses import KeptChannels, Loss, parse_loss
 from graphopt.passes.distill.pairing import kept_channels
-from graphopt.passes.distill.taps import default_taps
+from graphopt.passes.distill.taps import default_taps, stage_ends
 from graphopt.passes.distill.term import SCHEDULES, Pair, Term
 from graphopt.registry import unknown
 
@@ -43,14 +45,17 @@ class Written:
 
     Attributes:
         loss: what compares.
-        where: "heads", "features", "boxes", or names and globs separated by |, or mine=theirs.
-        term: the loss with weight and schedule.
+        where: "heads", "features", "stages", "boxes", or names and globs separated by |, or
+            mine=theirs.
+        term: the loss with its schedule, and the weight where there is one.
+        weights: one per pair, where there are several.
         by_std: the teacher's channels are chosen by how much they vary.
     """
 
     loss: Loss
     where: str
     term: Term
+    weights: tuple[float, ...] = ()
     by_std: bool = False
 
 
@@ -76,13 +81,14 @@ def _read(text: str) -> Written:
         if word not in _WORDS:
             raise UsageError(f"term {text.strip()!r}: {unknown('word', word, _WORDS)}")
     try:
-        weight = float(match["weight"] or 1)
+        weights = tuple(float(w) for w in (match["weight"] or "1").split("|"))
     except ValueError as error:
         raise UsageError(f"term {text.strip()!r}: {match['weight']} is no number") from error
     schedule = next((w for w in words if w in SCHEDULES), "constant")
     loss = parse_loss(match["loss"])
-    term = Term(loss, weight, schedule, normalized="normalized" in words)
-    return Written(loss, match["where"], term, "std" in words)
+    term = Term(loss, weights[0], schedule, normalized="normalized" in words)
+    several = weights if len(weights) > 1 else ()
+    return Written(loss, match["where"], term, several, "std" in words)
 
 
 def pairs_of(written: Written, student: Graph, teacher: Graph) -> list[Pair]:
@@ -94,6 +100,8 @@ def pairs_of(written: Written, student: Graph, teacher: Graph) -> list[Pair]:
     if "=" in written.where:
         mine, _, theirs = written.where.partition("=")
         return [(_one(mine, student), _one(theirs, teacher))]
+    if written.where == "stages":
+        return _stages(stage_ends(student), stage_ends(teacher))
     heads, features = default_taps(student, teacher)
     known = {"heads": heads, "features": features}.get(written.where)
     if known is None:
@@ -121,11 +129,23 @@ def terms_at(
         teacher: the teacher's.
         plan: what the student lost of the teacher, where it was pruned.
         varying: the channels of a teacher's tensor that vary most, that many of them.
+
+    Raises:
+        UsageError: no such tensors, or another number of weights than places.
     """
     found: dict[Pair, list[Term]] = {}
     for each in written:
-        for pair in pairs_of(each, student, teacher):
+        pairs = pairs_of(each, student, teacher)
+        if each.weights and len(each.weights) != len(pairs):
+            names = ", ".join(theirs for _, theirs in pairs)
+            raise UsageError(
+                f"term {each.loss} @ {each.where}: {len(each.weights)} weights for {len(pairs)} "
+                f"places ({names})"
+            )
+        for number, pair in enumerate(pairs):
             term = each.term
+            if each.weights:
+                term = dataclasses.replace(term, weight=each.weights[number])
             widths = [g.tensors()[n].shape for g, n in zip((student, teacher), pair, strict=True)]
             if _is_narrower(*widths):
                 kept = None
@@ -143,6 +163,14 @@ def _is_narrower(mine: Sequence[object] | None, theirs: Sequence[object] | None)
         return False
     one, other = mine[1], theirs[1]
     return isinstance(one, int) and isinstance(other, int) and one < other
+
+
+def _stages(mine: Sequence[str], theirs: Sequence[str]) -> list[Pair]:
+    if len(mine) != len(theirs):
+        raise UsageError(
+            f"terms @ stages: the student has {len(mine)} stages, the teacher {len(theirs)}"
+        )
+    return list(zip(mine, theirs, strict=True))
 
 
 def _matching(where: str, student: Graph, teacher: Graph) -> list[str]:

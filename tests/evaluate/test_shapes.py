@@ -90,3 +90,15 @@ def test_draw_writes_a_folder_once(tmp_path: Path, capsys: pytest.CaptureFixture
         main(command)
     assert again.value.code != 0
     assert "is there already" in capsys.readouterr().err
+
+
+def test_patches_show_one_object_of_every_class() -> None:
+    drawn = open_examples("patches:train,count=80", "classification")
+    kinds = [int(e.classes[0]) for e in drawn]
+    assert set(kinds) == set(range(len(drawn.names)))
+    assert drawn[3].image.shape == (32, 32, 3)
+    again = open_examples("patches:train,count=9", "classification")
+    assert np.array_equal(drawn[3].image, again[3].image)
+    assert not np.array_equal(
+        drawn[3].image, open_examples("patches:test", "classification")[3].image
+    )

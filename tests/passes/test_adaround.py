@@ -206,7 +206,8 @@ def test_dead_channels_constant_images_and_one_image() -> None:
 def test_refusals(text: str, reason: str, target: str) -> None:
     graph = graph_from(text, opset=21)
     insert, adaround = rounding(images(graph))
-    insert = type(insert).with_options({"data": images(graph), "target": target, **ALL})
+    wishes = {"data": images(graph), "target": target, "slower": "keep"}
+    insert = type(insert).with_options({**wishes, **ALL})
     result = Pipeline([insert, adaround]).run(graph, strict=True).results[-1]
     assert not result.rewrites
     assert reason in result.refusals[0].what

@@ -32,6 +32,7 @@ def images(*shape: int, count: int = 3, scale: float = 1.0) -> list[np.ndarray[A
 
 def rounded(graph: Graph | str = NETWORK, **options: Any) -> Ran:
     wishes = {"data": images(3, 8, 8), "first": True, "last": True, "cache": False, "floor": 0}
+    wishes["slower"] = "keep"  # networks of tests are too small for integers to be faster
     return run_pass("insert-fake-quant", graph, **{**wishes, **options})
 
 
@@ -276,7 +277,7 @@ def test_float_is_for_what_16_bits_do_not_mend() -> None:
     options = {"drop": drop, "target": "a57", "fallback": "int16"}
     made = rounded(max_drop=11.0, **options)
     assert kinds(made.graph, weights=True) == {"int8": 1}
-    assert kinds(made.graph) == {"int8": 1, "int16": 1}
+    assert kinds(made.graph) == {"int8": 1}  # what it makes only floats read: numbers
     with pytest.raises(BudgetError, match=r"3\.00 points are lost with everything in float"):
         rounded(max_drop=0.5, **{**options, "drop": lambda _: 3.0})
 

@@ -127,7 +127,7 @@ def run(view: Any, samples: Array = SAMPLES) -> Array:
     "options",
     [
         {},
-        {"target": "a57"},
+        {"target": "a57", "slower": "keep"},
         {"target": "tensorrt", "weight": "int8"},
         {"power_of_two": True},
         {"activation": "uint16", "weight": "int16"},

@@ -16,6 +16,7 @@ from graphopt.frontends import from_torch
 from graphopt.ir.graph import Graph
 from graphopt.passes.distill.recover import Recover
 from graphopt.passes.distill.train import Train
+from graphopt.passes.distill.written import read_terms, terms_at
 from graphopt.pipeline import Pipeline
 from graphopt.train import untrained
 
@@ -112,6 +113,7 @@ def test_boxes_are_pushed_only_where_the_teacher_is_better() -> None:
         ({"labels": SHAPES, "terms": "pkd @ boxes"}, "only teacher-bounded"),
         ({"labels": SHAPES, "terms": "pkd @ features * many"}, "many is no number"),
         ({"labels": SHAPES, "terms": "pkd @ features loudly"}, "loudly"),
+        ({"labels": SHAPES, "terms": "pkd @ heads * 1|2|3"}, "3 weights for 2 places"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before(options: dict[str, Any], message: str) -> None:
@@ -139,3 +141,23 @@ def test_the_wider_teacher_lends_the_channels_that_vary() -> None:
     (result,) = Pipeline([learning]).run(detector(), teacher=wide, strict=True).results
     row = result.facts["training"]["rows"][0]
     assert any(name.startswith("hybrid-attention ") for name in row)
+
+
+def test_stages_of_different_networks_are_compared_one_after_another() -> None:
+    wide = untrained("yolov4", SHAPES, None, 0.125, 64, 0)
+    narrow = untrained("yolov3", SHAPES, None, 0.125, 64, 0)
+    terms = terms_at(
+        read_terms("spatial-attention @ stages * 1|2|3|4|5"), narrow, wide, None, _never
+    )
+    assert [t.weight for several in terms.values() for t in several] == [1, 2, 3, 4, 5]
+    sizes = [
+        [g.tensors()[n].shape[2] for g, n in zip((narrow, wide), pair, strict=True)]
+        for pair in terms
+    ]
+    assert sizes == [[64 >> k] * 2 for k in range(5)]
+    with pytest.raises(UsageError, match="the student has 6 stages, the teacher 5"):
+        terms_at(read_terms("pkd @ stages"), detector(), wide, None, _never)
+
+
+def _never(name: str, count: int) -> Any:
+    raise AssertionError(f"nobody asked for {count} channels of {name}")

@@ -3,6 +3,7 @@
     shapes:train                        2000 images of 160x160 pixels
     shapes:test                         500 others
     shapes:train,count=300,size=128     fewer and smaller ones
+    patches:train                       one object each, to be classified: 4000 of 32x32 pixels
 
 For trying things out without a data set: image k of a split follows from (split, k) alone, so two
 machines see the same images (up to the rounding of the installed Pillow). An image shows one to
@@ -12,7 +13,9 @@ behind another; between them are lines that are no objects.
 
 from __future__ import annotations
 
+import abc
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,10 +25,12 @@ from graphopt.evaluate.examples import Array, Example, Examples
 from graphopt.registry import read_options, unknown
 
 CLASSES = ("disc", "ring", "square", "triangle", "star")
+_KINDS = ("disc", "square", "triangle", "star")
+PATCHES = tuple(f"{way} {kind}" for kind in _KINDS for way in ("filled", "outlined"))
 # Numbers of the splits' random streams, and how many images they have if nothing is said.
 SPLITS = {"train": (0, 2000), "test": (1, 500)}
 
-_SIZE, _SMALLEST_SIZE, _LARGEST_SIZE = 160, 32, 2048
+_SMALLEST_SIZE, _LARGEST_SIZE = 32, 2048
 _FINE = 2  # drawn so much larger and reduced, for smooth edges
 _MOST_OBJECTS = 5
 _EXTENT = (0.06, 0.22)  # half the extent of objects, as a share of the image
@@ -34,23 +39,30 @@ _TRIES = 20
 _CONTRAST = 60  # colours of objects differ from the background's mean by so much in some channel
 
 
-class Shapes(Examples):
+class Drawn(Examples):
     """Images drawn when they are asked for, and kept."""
 
-    task: ClassVar[str] = "detection"
-    names = CLASSES
+    kind: ClassVar[str]
+    splits: ClassVar[Mapping[str, tuple[int, int]]]
+    usual_size: ClassVar[int]
 
     def __init__(self, where: str) -> None:
         split, _, rest = where.partition(",")
-        if split not in SPLITS:
-            raise UsageError(f"labelled data shapes:{where}: {unknown('split', split, SPLITS)}")
-        self._stream, count = SPLITS[split]
-        options = read_options(rest, "shapes")
-        self.size = _number(options.pop("size", str(_SIZE)), "size", _SMALLEST_SIZE, _LARGEST_SIZE)
+        if split not in self.splits:
+            told = unknown("split", split, self.splits)
+            raise UsageError(f"labelled data {self.kind}:{where}: {told}")
+        self._stream, count = self.splits[split]
+        options = read_options(rest, self.kind)
+        size = options.pop("size", str(self.usual_size))
+        self.size = _number(size, "size", _SMALLEST_SIZE, _LARGEST_SIZE)
         self._count = _number(options.pop("count", str(count)), "count", 1, 1_000_000)
         if options:
-            raise UsageError(f"shapes: {unknown('option', next(iter(options)), ('count', 'size'))}")
+            told = unknown("option", next(iter(options)), ("count", "size"))
+            raise UsageError(f"{self.kind}: {told}")
         self._drawn: dict[int, Example] = {}
+
+    @abc.abstractmethod
+    def _draw(self, index: int) -> Example: ...
 
     def __len__(self) -> int:
         return self._count
@@ -59,8 +71,34 @@ class Shapes(Examples):
         if not 0 <= index < self._count:
             raise IndexError(f"there are {self._count} images")
         if index not in self._drawn:
-            self._drawn[index] = draw(self._stream, index, self.size)
+            self._drawn[index] = self._draw(index)
         return self._drawn[index]
+
+
+class Shapes(Drawn):
+    """Images of several objects, to be found."""
+
+    task: ClassVar[str] = "detection"
+    names = CLASSES
+    kind: ClassVar[str] = "shapes"
+    splits: ClassVar[Mapping[str, tuple[int, int]]] = SPLITS
+    usual_size: ClassVar[int] = 160
+
+    def _draw(self, index: int) -> Example:
+        return draw(self._stream, index, self.size)
+
+
+class Patches(Drawn):
+    """Images of one object, filled or in outline, to be classified."""
+
+    task: ClassVar[str] = "classification"
+    names = PATCHES
+    kind: ClassVar[str] = "patches"
+    splits: ClassVar[Mapping[str, tuple[int, int]]] = {"train": (2, 4000), "test": (3, 1000)}
+    usual_size: ClassVar[int] = 32
+
+    def _draw(self, index: int) -> Example:
+        return draw_patch(self._stream, index, self.size)
 
 
 def draw(stream: int, index: int, size: int) -> Example:
@@ -86,6 +124,32 @@ def draw(stream: int, index: int, size: int) -> Example:
     image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     corners = np.array(boxes).reshape(-1, 4) * size
     return Example(image, np.array(classes, np.int64), np.clip(corners, 0, size))
+
+
+def draw_patch(stream: int, index: int, size: int) -> Example:
+    """Image `index` of a random stream with one object, which may be cut off a little at the edges."""
+    from PIL import Image, ImageDraw
+
+    rng = np.random.default_rng((stream, index))
+    ground = _background(rng, size)
+    picture = Image.fromarray(ground).resize((size * _FINE, size * _FINE), Image.Resampling.BICUBIC)
+    brush = ImageDraw.Draw(picture)
+    _lines(rng, brush, size * _FINE)
+    kind = int(rng.integers(len(PATCHES)))
+    shape, filled = _KINDS[kind // 2], kind % 2 == 0
+    extent = rng.uniform(0.18, 0.42)
+    middle = rng.uniform(0.35, 0.65, 2)
+    points = (middle + extent * _outline(shape, rng.uniform(0, 2 * math.pi))) * size * _FINE
+    colour = _colour(rng, ground.mean((0, 1)))
+    flat = [tuple(p) for p in points.tolist()]
+    if filled:
+        brush.polygon(flat, fill=colour)
+    else:
+        brush.line([*flat, flat[0], flat[1]], fill=colour, width=max(2, int(0.2 * extent * size)))
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)
+    noisy = pixels + rng.normal(0, rng.uniform(0, 25), pixels.shape)
+    image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return Example(image, np.array([kind], np.int64))
 
 
 def _background(rng: np.random.Generator, size: int) -> Array:

@@ -132,9 +132,27 @@ def test_decoding_behind_the_last_products_stays_in_float() -> None:
 def test_an_activation_behind_the_last_product_is_decoding_too() -> None:
     text = """(float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,1,1] w, float[4,4,1,1] v>
         { a = Conv (x, w)  b = Conv (a, v)  y = Sigmoid (b) }"""
-    found = placed(text, "a57")
+    found = placed(text)
     assert "b" in found.carried
     assert "y" not in found.carried
+
+
+def test_a_product_that_only_floats_read_ends_in_numbers() -> None:
+    """Its sums are scaled and not rounded where the target's kernels can; an output is rounded still."""
+    text = """(float[1,4,8,8] x) => (float[1,4,8,8] y, float[1,4,8,8] c)
+        <float[4,4,1,1] w, float[4,4,1,1] v>
+        { a = Conv (x, w)  b = Conv (a, v)  y = Erf (b)  c = Conv (a, v) }"""
+    assert list(placed(text, "a57").carried) == ["x", "a", "c"]
+    assert list(placed(text).carried) == ["x", "a", "b", "c"]
+    assert ops(placed(text, "a57")) == ["Conv"] * 3
+
+
+def test_what_integers_make_slower_stays_in_float_with_the_reason() -> None:
+    graph = graph_from(chain())
+    left = {graph.nodes[1].name: "integers are slower"}
+    found = place(graph, rules_for("a57"), first=True, last=True, slower=left)
+    assert list(found.carried) == ["x", "b", "y"]
+    assert reasons(found)[label(graph.nodes[1])] == "integers are slower"
 
 
 def test_nodes_are_kept_in_float_by_name_operator_or_glob() -> None:
