@@ -31,7 +31,7 @@ from graphopt.tasks import labelled_samples, task_for
 from graphopt.train import fitted_decoder, untrained
 from graphopt.zoo import spec
 
-MODEL, RESULT, PLAN = "model.onnx", "result.json", "plan.json"
+MODEL, RESULT, PLAN, SINCE = "model.onnx", "result.json", "plan.json", "since.json"
 _TOLD = ("torch", "onnxruntime", "numpy", "graphopt")
 
 
@@ -130,7 +130,7 @@ def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any
     facts: dict[str, Any] = {}
     for result in outcome.results:
         facts |= result.facts
-    _keep_plan(facts, place)
+    _keep_plan(facts, place, stage.source if plan is None else stage.teacher)
     trained = round(time.perf_counter() - started, 1)
     progress(f"{stage.name}: evaluating")
     found = evaluate(place / MODEL, ground.recipe.test, ground.recipe.task)
@@ -176,29 +176,31 @@ def _plan_since(ground: Ground, stage: Stage) -> Plan | None:
     """What the stage's network lost of its teacher's: the plans on the way, one after another."""
     if stage.teacher is None:
         return None
-    way: list[str] = []
+    way: list[Plan] = []
     name = stage.source
     while name is not None and name != stage.teacher:
-        way.append(name)
-        name = ground.recipe.stage(name).source
+        place = ground.place(name)
+        since = ground.recipe.stage(name).source
+        if (place / PLAN).exists():
+            way.append(Plan.load(place / PLAN))
+            since = json.loads((place / SINCE).read_text("utf-8"))
+        name = since
     if name is None:
         return None  # the teacher is of another line: nothing is known of its channels
     found: Plan | None = None
-    for each in reversed(way):
-        path = ground.place(each) / PLAN
-        if path.exists():
-            plan = Plan.load(path)
-            found = plan if found is None else found.then(plan)
+    for plan in reversed(way):
+        found = plan if found is None else found.then(plan)
     return found
 
 
-def _keep_plan(facts: Mapping[str, Any], place: Path) -> None:
-    plan = facts.get("plan")
-    path = place / PLAN
+def _keep_plan(facts: Mapping[str, Any], place: Path, since: str | None) -> None:
+    """The plan of this stage beside its network, and the stage whose network it is about."""
+    plan = facts.get("since_teacher")
     if isinstance(plan, Plan):
-        save_plan(plan, path)
+        (place / SINCE).write_text(json.dumps(since), "utf-8")
+        save_plan(plan, place / PLAN)
     else:
-        path.unlink(missing_ok=True)
+        (place / PLAN).unlink(missing_ok=True)
 
 
 def _cost(graph: Graph, path: Path) -> dict[str, float]:

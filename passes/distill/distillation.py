@@ -183,7 +183,7 @@ class Distillation(Objective):
     ) -> Given | None:
         """What the loss may take besides the tensors."""
         mask = None
-        if "mask" in (*_loss(term).needs, *_loss(term).takes) and self.masks and targets:
+        if _wants_mask(term) and self.masks and targets:
             mask = self.masks(targets[0], *mine.shape[2:])
         norms = [None if m is None else Norm.of(m) for m in self.norms_of.get(pair, (None, None))]
         given = Given(
@@ -258,6 +258,10 @@ def _names(terms: list[tuple[Pair, Term]]) -> list[str]:
 def _loss(term: Term) -> Loss:
     assert isinstance(term.loss, Loss)  # Term has read the text
     return term.loss
+
+
+def _wants_mask(term: Term) -> bool:
+    return "mask" in _loss(term).needs or (term.masked and "mask" in _loss(term).takes)
 
 
 def _norms(

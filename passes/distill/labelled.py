@@ -60,8 +60,6 @@ class Labels:
 
     def masks(self, targets: Tensor, height: int, width: int) -> Tensor:
         """1 at the cells of a feature map that a labelled box touches: (N, height, width)."""
-        if targets.dim() != 3:
-            raise UsageError("losses with a mask need boxes as labels")
         high, wide = self.size
         shares = targets[..., 1:] / targets.new_tensor([wide, high, wide, high])
         boxes = [s[t[:, 0] >= 0] for s, t in zip(shares, targets, strict=True)]

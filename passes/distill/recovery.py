@@ -142,7 +142,7 @@ def _objective(
         balance=wanted.balance,
         task=None if labels is None else labels.setup.loss,
         guided=None if labels is None else labels.at_boxes(at_boxes),
-        masks=None if labels is None else labels.masks,
+        masks=labels.masks if labels is not None and labels.setup.task == "detection" else None,
         inputs=len(student.inputs),
     )
 

@@ -24,6 +24,7 @@ class Term:
         channels: the teacher's channel for every channel of the student.
         normalized: divides by the mean square of the teacher's tensor, so that one weight suits
             tensors of any size.
+        masked: counts only the places of labelled objects, for a loss that can.
     """
 
     loss: Loss | str
@@ -31,6 +32,7 @@ class Term:
     schedule: str = "constant"
     channels: KeptChannels | None = None
     normalized: bool = False
+    masked: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

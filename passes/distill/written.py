@@ -10,8 +10,9 @@
 One term per LOSS @ WHERE [* WEIGHT] [WORDS], several with `;` between. One weight counts for every
 pair; several, with | between, for one pair each, in the order of the data. Heads and features are
 paired by name, the ends of stages one after another, so that these may be of different networks.
-Words: a schedule (constant, fade, cosine, rise), `normalized` (see `Term`), and `std`: where the
-teacher is wider, its channels that vary most are compared (H-AT), as many as the student has.
+Words: a schedule (constant, fade, cosine, rise), `normalized` and `masked` (see `Term`), and `std`:
+where the teacher is wider, its channels that vary most are compared (H-AT), as many as the student
+has.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FORM = re.compile(
     r"\s*(?P<loss>[A-Za-z][\w-]*(?:\{[^{}]*\})?)\s*@\s*(?P<where>\S+)"
     r"(?:\s+\*\s*(?P<weight>\S+))?(?P<words>(?:\s+[a-z]+)*)\s*"
 )
-_WORDS = (*SCHEDULES, "normalized", "std")
+_WORDS = (*SCHEDULES, "normalized", "masked", "std")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,13 @@ def _read(text: str) -> Written:
         raise UsageError(f"term {text.strip()!r}: {match['weight']} is no number") from error
     schedule = next((w for w in words if w in SCHEDULES), "constant")
     loss = parse_loss(match["loss"])
-    term = Term(loss, weights[0], schedule, normalized="normalized" in words)
+    term = Term(
+        loss,
+        weights[0],
+        schedule,
+        normalized="normalized" in words,
+        masked="masked" in words,
+    )
     several = weights if len(weights) > 1 else ()
     return Written(loss, match["where"], term, several, "std" in words)
 
