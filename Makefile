@@ -16,10 +16,14 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(READY) ## export a real network, optimize it, write the report
-	@mkdir -p out
-	$(BIN)/graphopt zoo export yolov3-tiny --decode -o out/yolov3-tiny.onnx
-	$(BIN)/graphopt optimize out/yolov3-tiny.onnx -o out/yolov3-tiny.opt.onnx --report out/report
+demo: $(READY) ## a trained detector: pruned, recovered without labels, int8, compiled, judged before and after
+	@rm -rf out/demo && mkdir -p out/demo
+	$(BIN)/graphopt zoo export shapes-detector -o out/demo/detector.onnx
+	$(BIN)/graphopt draw -o out/demo/drawn --count 800
+	$(BIN)/graphopt evaluate out/demo/detector.onnx --data shapes:test --task detection
+	$(BIN)/graphopt optimize out/demo/detector.onnx -o out/demo/small.onnx --data out/demo/drawn/images \
+		--prune macs=0.5 --recover epochs=12,batch=16 --quantize int8 --target host --report out/demo/report
+	$(BIN)/graphopt evaluate out/demo/small.onnx --data shapes:test --task detection
 
 test: $(READY) ## every test, the slow ones last
 	$(BIN)/python -m pytest -n 2 -m "not slow"

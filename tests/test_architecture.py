@@ -70,7 +70,7 @@ ALLOWED = {
     "pipeline": {"errors", "ir", "pass_base", "oracle", "runtime"},
     "registry": {"errors", "pass_base", "toml"},
     "toml": {"errors"},
-    "zoo": {"errors", "frontends"},
+    "zoo": {"errors", "frontends", "ir"},
     "report": {"__init__", "errors", "ir", "optimize", "pipeline"},
 }
 

@@ -113,6 +113,9 @@ def _tell(recipe: Any, results: list[dict[str, Any]], *, as_json: bool) -> None:
     out = console()
     out.print(f"{recipe.title}\n({recipe.source}); scale {recipe.scale}", markup=False)
     print_rows(out, columns(results, recipe.metric), cells(results, recipe.metric))
+    if recipe.scale == "smoke":
+        out.print("a smoke run shows that every step works, not how well", markup=False)
+        return
     for each in checked:
         word = "holds" if each["holds"] else "does not hold"
         out.print(f"{each['claim']}: {each['mean']:+.1f} points, {word}", markup=False)

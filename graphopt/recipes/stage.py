@@ -30,6 +30,8 @@ from graphopt.registry import parse_passes
 from graphopt.tasks import labelled_samples, task_for
 from graphopt.train import fitted_decoder, untrained
 from graphopt.zoo import spec
+from graphopt.zoo.trained import NAME as TRAINED
+from graphopt.zoo.trained import trained_example
 
 MODEL, RESULT, PLAN, SINCE = "model.onnx", "result.json", "plan.json", "since.json"
 _TOLD = ("torch", "onnxruntime", "numpy", "graphopt")
@@ -71,9 +73,11 @@ class Ground:
         return Pipeline(parse_passes(PREPARATION)).run(graph, strict=True).graph
 
     def _new(self, how: Mapping[str, Any]) -> Graph:
-        if "file" in how:
+        if how.get("file"):
             return load(Path(str(how["file"])))
         name = str(how["name"])
+        if name == TRAINED:
+            return trained_example()
         size = int(how.get("size", spec(name).input_shape[1]))
         width = float(how.get("width", 1.0))
         graph = untrained(name, self.recipe.train, how.get("classes"), width, size, self.seed)

@@ -109,7 +109,7 @@ def is_above(boxes: Tensor, others: Tensor, threshold: float) -> Tensor:
         return torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
     images = max(1, _AT_ONCE // (boxes.shape[1] * others.shape[1]))
     parts = zip(boxes.detach().split(images), others.split(images), strict=True)
-    return torch.cat([(iou(b[:, :, None], o[:, None]) > threshold).any(-1) for b, o in parts])
+    return torch.cat([(_table(b, o) > threshold).any(1) for b, o in parts])
 
 
 def best_pairs(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,10 +122,30 @@ def best_pairs(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     images = max(1, _AT_ONCE // (len(boxes) * others.shape[1]))
     found = []
     for part in others.split(images):
-        overlap = iou(boxes[None, :, None], part[:, None])
-        highest, which = overlap.max(2)
+        overlap = _table(boxes[None], part)
+        highest, which = overlap.max(1)
         # a small box has one IoU with all that contain it
-        far = overlap - diou(boxes[None, :, None], part[:, None])
-        found.append((highest, which, (overlap - _NEARNESS * far).argmax(1)))
+        nearest = overlap.sub_(_distance(boxes[None], part), alpha=_NEARNESS).argmax(2)
+        found.append((highest, which, nearest))
     highest, which, best = (torch.cat(each) for each in zip(*found, strict=True))
     return highest, which, best
+
+
+def _table(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU (n, m, p) of boxes (n or 1, p, 4) and others (n, m, 4).
+
+    Coordinate by coordinate, which is several times faster than in rows of four.
+    """
+    x1, y1, x2, y2 = (v.contiguous()[:, None] for v in boxes.unbind(-1))
+    u1, v1, u2, v2 = (v[..., None] for v in others.unbind(-1))
+    shared = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp_min_(0)
+    shared *= (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp_min_(0)
+    areas = (x2 - x1).clamp_min(0) * (y2 - y1).clamp_min(0) + (u2 - u1) * (v2 - v1)
+    return shared / areas.sub_(shared).clamp_min_(_LEAST)
+
+
+def _distance(boxes: Tensor, others: Tensor) -> Tensor:
+    """How far apart the centres of `_table`'s boxes are, 0 to 1: d^2 / (d^2 + the other's area)."""
+    (x, y), (u, v) = (centres(b)[0].unbind(-1) for b in (boxes, others))
+    squared = (x[:, None] - u[..., None]).square_() + (y[:, None] - v[..., None]).square_()
+    return squared / (squared + _area(others)[..., None]).clamp_min_(_LEAST)

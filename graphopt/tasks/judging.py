@@ -38,8 +38,17 @@ def judging(
     def judge(graph: Graph) -> dict[str, float]:
         if not prepared:
             setup = task_for(graph, task, decoder=decoder)
-            more = {"decoder": setup.decoder, "preprocess": preprocess, "limit": limit}
-            prepared.append(Evaluation.prepare(graph, labels, setup.task, keep=True, **more))
+            prepared.append(
+                Evaluation.prepare(
+                    graph,
+                    labels,
+                    setup.task,
+                    decoder=setup.decoder,
+                    preprocess=preprocess,
+                    limit=limit,
+                    keep=True,
+                )
+            )
         found = prepared[0].on(open_graph(graph, optimized=True))
         return {k: v for k, v in found.items() if k in FIGURES}
 

@@ -1,16 +1,17 @@
 """The loss of YOLO's raw maps (YOLOv3, YOLOv4, YOLOv5).
 
     L_box    = mean over matches of 1 - CIoU(predicted, labelled)
-    L_object = sum over maps of balance * mean over anchors and cells of BCE(t, 1 if matched else 0)
-    L_class  = 1 / 80 of the mean over matches of the sum over classes of BCE(t, 1 if it is the class)
+    L_object = area / 416^2 * sum over maps of balance * mean over anchors and cells of BCE(t, matched)
+    L_class  = 1 / 80 * mean over matches of the sum over classes of BCE(t, is the class)
 
-Cells whose predicted box overlaps some labelled one by more than `ignore` without being matched
-count in no objectness. Anchors and the formula of boxes are the decoder's
-(graphopt.evaluate.decoders.anchors), so that what is trained is what is evaluated; which places
-are matched: graphopt.tasks.matching.
+`area` is that of the input, so that a cell counts as much in images of any size. Cells whose predicted
+box overlaps a labelled one by more than `ignore` without being matched count in no objectness. Anchors and
+the formula of boxes are the decoder's (graphopt.evaluate.decoders.anchors), so that what is trained is
+what is evaluated; which places are matched: graphopt.tasks.matching.
 
-Redmon and Farhadi, "YOLOv3", 2018; Bochkovskiy et al., "YOLOv4", 2020; gains and the normalisation
-as in ultralytics' YOLOv3, whose classes' gain is for 80 of them.
+Redmon and Farhadi, "YOLOv3", 2018; Bochkovskiy et al., "YOLOv4", 2020. Terms and gains follow
+ultralytics' YOLOv3 (box 3.54, object 64.3, class 37.4 for 80 classes), which sums the means of three
+maps where this is one mean: hence three times its gains for box and class.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from graphopt.tasks.outputs import Outputs
 from graphopt.tasks.truth import Truth
 
 _BALANCES = (4.0, 1.0, 0.4, 0.1, 0.04)  # of the maps, finest first: fine ones have more cells
-_BALANCED_FOR = 80  # classes the gain is meant for
+_CLASSES = 80  # for which the gain of the class term is meant
+_AREA = 416**2  # for which the gain of the objectness is meant
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,16 @@ class YoloOptions(Options):
         smoothing: e; classes are trained towards 1 - e / 2 and e / 2. Nothing with one class.
         balance: weights of the maps in the objectness, finest first, as in 4|1|0.4.
         reduce: "mean" as above, or "image": sums over matches and cells, divided by the images
-            (darknet); weights of about 0.07, 1 and 1 belong to it.
+            (darknet, whose weights are 0.07, 1 and 1).
         alpha: of focal.
         gamma: of focal.
     """
 
     name: ClassVar[str] = "yolo"
 
-    box: float = 3.54
-    object: float = 64.3
-    class_: float = 37.4
+    box: float = 10.0
+    object: float = 64.0
+    class_: float = 110.0
     iou: str = "ciou"
     objectness: str = "bce"
     aim: str = "one"
@@ -226,11 +228,13 @@ class YoloLoss(nn.Module):
             weight = self.options.alpha * positive + (1 - self.options.alpha) * (1 - positive)
             errors = errors * weight * (wanted - logits.sigmoid()).abs() ** self.options.gamma
         total = (errors * counted).sum()
-        return total / (len(logits) if self.options.reduce == "image" else logits.numel())
+        if self.options.reduce == "image":
+            return total / len(logits)
+        return total / logits.numel() * (self.size[0] * self.size[1] / _AREA)
 
     def _class(self, logits: Tensor, at: Matches, truth: Truth) -> Tensor:
         wanted = functional.one_hot(truth.kind[at.box], self.classes).to(logits)
         if self.classes > 1:  # with one class there is nothing to be unsure about
             wanted = wanted * (1 - self.options.smoothing) + self.options.smoothing / 2
         errors = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-        return errors if self.options.reduce == "image" else errors / _BALANCED_FOR
+        return errors if self.options.reduce == "image" else errors / _CLASSES

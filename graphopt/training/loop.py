@@ -33,7 +33,7 @@ from graphopt.training.guards import (
 from graphopt.training.hooks import Hook, Moment
 from graphopt.training.logs import Events, write_csv
 from graphopt.training.objective import Learner, Objective
-from graphopt.training.optimizers import optimizer_for
+from graphopt.training.optimizers import optimizer_for, take_values
 from graphopt.training.recipe import Recipe
 from graphopt.training.watch import Watch
 
@@ -209,7 +209,7 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.ema is not None:
-            self.model.load_state_dict(self.ema.module.state_dict())
+            take_values(self.model, self.ema.module)
         self.learner.cpu().eval()
         self.accelerator.free_memory()
         forget_accelerator()
@@ -243,7 +243,7 @@ class Trainer:
                 self.accelerator.unscale_gradients(self.optimizer)
             if self.recipe.clip:
                 nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
-            # after clipping, which would take from the pressure of sparsity what the loss has too much
+            # after clipping, which is not to take from the pressure of sparsity
             for hook in self.hooks:
                 hook.after_backward(self.model, at)
             self.optimizer.step()

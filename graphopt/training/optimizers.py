@@ -24,3 +24,11 @@ def optimizer_for(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=recipe.rate, betas=(recipe.momentum, 0.999))
     nesterov = recipe.momentum > 0
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=nesterov)
+
+
+def take_values(into: nn.Module, of: nn.Module) -> None:
+    """Parameters and buffers by name: a copied view's state dict has keys the view's own has not."""
+    found = {**dict(of.named_parameters()), **dict(of.named_buffers())}
+    with torch.no_grad():
+        for name, value in [*into.named_parameters(), *into.named_buffers()]:
+            value.copy_(found[name])

@@ -22,8 +22,8 @@ class CifarResNet(Network):
         self.stages = nn.Sequential()
         for full in WIDTHS:
             outputs = scaled(full, width)
-            first = BasicBlock(inputs, outputs)
-            rest = (BasicBlock(outputs, outputs) for _ in range((depth - 2) // 6 - 1))
+            first = BasicBlock(inputs, outputs, stride=1 if full == WIDTHS[0] else 2)
+            rest = (BasicBlock(outputs, outputs, stride=1) for _ in range((depth - 2) // 6 - 1))
             self.stages.append(nn.Sequential(first, *rest))
             inputs = outputs
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -35,12 +35,11 @@ class CifarResNet(Network):
 
 
 class BasicBlock(nn.Module):
-    """relu(shortcut(x) + 3x3(3x3(x))); the size halves where the width doubles."""
+    """relu(shortcut(x) + 3x3(3x3(x)))."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.added = outputs - inputs
-        stride = 2 if self.added else 1
+        self.added, self.stride = outputs - inputs, stride
         self.first = ConvBn(inputs, outputs, 3, stride, "relu")
         self.second = ConvBn(outputs, outputs, 3, 1, "linear")
         self.relu = nn.ReLU()
@@ -50,7 +49,7 @@ class BasicBlock(nn.Module):
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Option A: every other pixel, and zeros for half of the new channels on either side."""
-        if not self.added:
+        if self.stride == 1:
             return x
         beside = self.added // 2
         return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, beside, beside))
@@ -92,7 +91,7 @@ class PreActivationBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.relu = nn.ReLU()
         self.shortcut = None
-        if inputs != outputs:
+        if inputs != outputs or stride != 1:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from graphopt.errors import UsageError
 from graphopt.evaluate import evaluate
 from graphopt.frontends import from_torch
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Constant, Graph
 from graphopt.passes.distill.recover import Recover
 from graphopt.passes.distill.train import Train
 from graphopt.passes.distill.written import read_terms, terms_at
@@ -161,3 +161,18 @@ def test_stages_of_different_networks_are_compared_one_after_another() -> None:
 
 def _never(name: str, count: int) -> Any:
     raise AssertionError(f"nobody asked for {count} channels of {name}")
+
+
+def test_the_average_of_the_weights_is_what_is_kept() -> None:
+    """With a decay of 1 the average stays where its first step put it, whatever is learnt after."""
+    steady = "batch=8 workers=0 augment=none schedule=constant warmup=0"
+
+    def weights(epochs: float, more: str) -> list[Any]:
+        how = {**QUICK, "recipe": f"{steady} {more}", "epochs": epochs}
+        passes = [Train(labels=SHAPES, decoder=ANCHORS, **how)]
+        graph = Pipeline(passes).run(detector(), strict=True).graph
+        return [t.values for t in graph.tensors().values() if isinstance(t, Constant)]
+
+    once, kept, learnt = weights(1 / 3, ""), weights(1, "ema=1.0"), weights(1, "")
+    assert all(np.array_equal(a, b) for a, b in zip(once, kept, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(once, learnt, strict=True))

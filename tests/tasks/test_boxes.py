@@ -101,7 +101,7 @@ def test_sizes_and_corners() -> None:
 
 def test_many_against_many(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    low = torch.rand(3, 7, 2) * 4
+    low = torch.rand(3, 7, 2) * 8
     others = torch.cat((low, low + 1 + torch.rand_like(low)), -1)
     some = others[0, :5] + 0.1
     table = boxes.iou(some[None, :, None], others[:, None])
@@ -121,3 +121,6 @@ def test_many_against_many(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_among_boxes_that_overlap_alike_the_nearest_is_the_best() -> None:
     wide = torch.tensor([[0.0, 0, 8, 8], [1, 1, 9, 9], [2, 2, 10, 10]])
     assert best_pairs(wide, torch.tensor([[[4.5, 4.5, 5.5, 5.5]]]))[2].tolist() == [[1]]
+    # but overlap comes first
+    two = torch.tensor([[3.0, 3, 7, 7], [0, 0, 10, 1.8]])
+    assert best_pairs(two, torch.tensor([[[0.0, 0, 10, 10]]]))[2].tolist() == [[1]]

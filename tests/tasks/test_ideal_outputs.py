@@ -33,10 +33,12 @@ def test_yolo(decoder: AnchorMaps, match: str, targets: Tensor) -> None:
     terms = loss(outputs, targets)
     assert sum(terms.values()) < 0.02, terms
     assert judged(decoder, outputs, targets)["ap"] == pytest.approx(1)
-    assert (
-        judged(decoder, outputs, targets.roll(1, 0))["ap"] < 0.9
-        or (targets == targets.roll(1, 0)).all()
-    )
+    assert judged(decoder, outputs, _elsewhere(targets))["ap"] < 0.9
+
+
+def _elsewhere(targets: Tensor) -> Tensor:
+    """Six pixels away, which even the largest box feels."""
+    return torch.where(targets[..., :1] < 0, targets, targets + torch.tensor([0, 6, 6, 6, 6]))
 
 
 def _reached(wanted: Tensor) -> bool:
@@ -53,4 +55,4 @@ def test_retinanet(iou: str, targets: Tensor) -> None:
     terms = loss(outputs, targets)
     assert sum(terms.values()) < 1e-3, terms
     assert judged(Retina(), outputs, targets)["ap"] == pytest.approx(1)
-    assert torch.isfinite(sum(terms.values()))
+    assert judged(Retina(), outputs, _elsewhere(targets))["ap"] < 0.9

@@ -18,7 +18,7 @@ from graphopt.tasks.yolo import YoloLoss, YoloOptions
 LN2 = math.log(2)
 ONE_EACH = Yolov3Tiny((((16, 16),), ((48, 48),)))
 TWO_EACH = Yolov3Tiny((((16, 16), (17, 17)), ((48, 48), (50, 50))))
-PLAIN: dict[str, Any] = {"box": 1, "object": 1, "class_": 80, "threshold": 0.5}
+PLAIN: dict[str, Any] = {"box": 1, "object": 416**2 / 64**2, "class_": 80, "threshold": 0.5}
 # a box of 16 x 16 in cell (column 1, row 1) of stride 16, a quarter and three quarters into it
 BOX = (1.0, 12.0, 20.0, 28.0, 36.0)
 
@@ -67,7 +67,7 @@ def test_the_objectness_by_hand() -> None:
     fine = (softplus(-1) + 15 * softplus(-2)) / 16
     found = loss_of()(outputs, targets(BOX))
     assert value(found, "object") == pytest.approx(4 * fine + softplus(-3))
-    found = loss_of(balance="1|0.5", object=3.0)(outputs, targets(BOX))
+    found = loss_of(balance="1|0.5", object=3 * PLAIN["object"])(outputs, targets(BOX))
     assert value(found, "object") == pytest.approx(3 * (fine + 0.5 * softplus(-3)))
 
 
@@ -88,10 +88,21 @@ def test_one_class_is_trained_too_and_not_smoothed() -> None:
     assert value(found, "class") == pytest.approx(softplus(1))
 
 
-def test_the_published_gains_are_the_defaults() -> None:
+def test_the_defaults() -> None:
     found = YoloLoss(ONE_EACH, (64, 64), 2)(maps(), targets(BOX))
-    assert value(found, "class") == pytest.approx(37.4 * 2 * LN2 / 80)
-    assert value(found, "object") == pytest.approx(64.3 * 5 * LN2)
+    assert value(found, "class") == pytest.approx(110 * 2 * LN2 / 80)
+    assert value(found, "box") == pytest.approx(10 * (1 - 144 / 368 + 32 / 800))
+    assert value(found, "object") == pytest.approx(64 * 5 * LN2 * 64**2 / 416**2)
+
+
+def test_a_cell_counts_as_much_in_images_of_any_size() -> None:
+    losses = []
+    for cells in (4, 8):
+        loss = YoloLoss(ONE_EACH, (16 * cells, 16 * cells), 2)
+        outputs = [torch.full((1, 7, n, n), -20.0) for n in (cells, cells // 2)]
+        outputs[0][0, 4, 3, 2] = 5.0
+        losses.append(value(loss(outputs, targets()), "object"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_focal_objectness_by_hand() -> None:
@@ -142,7 +153,7 @@ def test_what_is_ignored_is_ignored_by_image() -> None:
 def test_sums_over_images_as_in_darknet() -> None:
     two = torch.cat((targets(BOX, BOX)[:, :2], targets(BOX)))
     outputs = maps(images=2)
-    found = loss_of(reduce="image")(outputs, two)
+    found = loss_of(reduce="image", object=1)(outputs, two)
     assert value(found, "object") == pytest.approx(20 * LN2)
     assert value(found, "class") == pytest.approx(80 * 2 * LN2)
     overlap, distance = 144 / 368, 32 / 800

@@ -317,6 +317,14 @@ def test_a_narrower_network_runs_with_a_share_of_the_parameters(name: str) -> No
     assert all(w % 8 == 0 for w in widths - predictions - squeezed)
 
 
+@pytest.mark.parametrize("name", ["wrn-16-1", "resnet20"])
+def test_the_narrowest_networks_still_halve_their_maps(name: str) -> None:
+    net = zoo.build(name, width=0.125)
+    assert net(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    strides = [m.stride[0] for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert strides.count(2) in (2, 4)  # with a shortcut of their own, or without
+
+
 @pytest.mark.parametrize("width", [0, -1, 9, float("nan")])
 def test_a_width_that_cannot_be_is_refused(width: float) -> None:
     with pytest.raises(UsageError, match="width="):
