@@ -74,7 +74,10 @@ def train_file(
         source = Path(folder) / f"{network}.onnx"
         progress(f"building {network}")
         size = spec(str(network)).input_shape[1] if input_size is None else input_size
-        save(untrained(str(network), labels, classes, width or 1.0, size, seed), source)
+        save(
+            untrained(str(network), labels, classes, 1.0 if width is None else width, size, seed),
+            source,
+        )
         if anchors == "fitted" and "decoder" not in options:
             progress("fitting anchors")
             options |= fitted_decoder(str(network), labels, size, seed)

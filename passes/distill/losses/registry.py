@@ -24,6 +24,7 @@ LOSSES: dict[str, str | type[Loss]] = {
     "kl": f"{_HERE}.kl:Kl",
     "mse": f"{_HERE}.mse:Mse",
     "dist": f"{_HERE}.dist:Dist",
+    "objectness-scaled": f"{_HERE}.objectness_scaled:ObjectnessScaled",
     "teacher-bounded": f"{_HERE}.teacher_bounded:TeacherBounded",
     "hint": f"{_HERE}.hint:Hint",
     "masked-feature": f"{_HERE}.masked_feature:MaskedFeature",

@@ -52,6 +52,7 @@ CASES: list[tuple[str, tuple[int, ...], Given]] = [
     ("kl{temperature=3 reduce=batch anchors=2 part=scores}", (2, 16, 2, 3), Given()),
     ("mse", (3, 5), Given()),
     ("mse{reduce=sum anchors=2 part=boxes}", (2, 16, 2, 3), Given()),
+    ("objectness-scaled{anchors=2}", (2, 16, 2, 3), Given()),
     ("dist", (4, 5), Given()),
     ("dist{anchors=2 part=classes inter=2 sigmoid=true temperature=2}", (2, 16, 2, 3), Given()),
     ("teacher-bounded", (6, 4), Given(target=drawn(6, 4, seed=9))),
