@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 from xml.etree import ElementTree
@@ -47,7 +48,7 @@ def test_seeds_are_one_point_with_their_spread() -> None:
 def test_points_of_one_cost_do_not_hide_each_other() -> None:
     results = [result(str(k), 1e9, 0.5) for k in range(5)]
     across = sorted(x for x, _ in circles(picture(results, "ap50", "title")))
-    assert all(b - a >= 18 for a, b in zip(across, across[1:], strict=False))
+    assert all(b - a >= 18 for a, b in itertools.pairwise(across))
 
 
 def test_it_is_xml_and_names_are_escaped() -> None:

@@ -50,6 +50,8 @@ class ObjectnessScaled(Loss):
         """Equal raw maps with a box and an objectness per anchor."""
         if tuple(student) != tuple(teacher) or len(student) != 4:
             refuse(self.name, student, teacher, "needs equal raw maps (N, A * (5 + C), H, W)")
+        if 0 in student:
+            refuse(self.name, student, teacher, "needs at least one value; skip empty batches")
         if student[1] % self.anchors or student[1] // self.anchors < 5:
             why = f"{student[1]} channels are not {self.anchors} anchors of at least 5 values"
             refuse(self.name, student, teacher, why)
