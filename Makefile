@@ -22,7 +22,7 @@ demo: $(READY) ## a trained detector: pruned, recovered without labels, int8, co
 	$(BIN)/graphopt draw -o out/demo/drawn --count 800
 	$(BIN)/graphopt evaluate out/demo/detector.onnx --data shapes:test --task detection
 	$(BIN)/graphopt optimize out/demo/detector.onnx -o out/demo/small.onnx --data out/demo/drawn/images \
-		--prune macs=0.5 --recover epochs=12,batch=16 --quantize int8 --target host --report out/demo/report
+		--prune macs=0.5 --recover epochs=15,batch=16,optimizer=adamw,lr=0.004 --quantize int8 --target host --report out/demo/report
 	$(BIN)/graphopt evaluate out/demo/small.onnx --data shapes:test --task detection
 
 test: $(READY) ## every test, the slow ones last

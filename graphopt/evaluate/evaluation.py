@@ -84,7 +84,7 @@ class Evaluation:
             task=task,
             examples=examples,
             indices=spread(len(examples), limit),
-            pictures=Pictures.for_graph(graph, f"{usual}, {preprocess}"),
+            pictures=Pictures.for_graph(graph, preprocess, usual),
             decoder=chosen,
             rules=rules or (chosen.rules if chosen else Rules()),
             input=first.name,

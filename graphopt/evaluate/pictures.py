@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.data.images import Preprocess, preprocess_for
+from graphopt.data.images import METADATA, Preprocess, preprocess_for
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
 
@@ -49,13 +49,14 @@ class Pictures:
     corner: bool = False
 
     @classmethod
-    def for_graph(cls, graph: Graph, text: str) -> Pictures:
-        """As `text` says, the rest from the graph's first input.
+    def for_graph(cls, graph: Graph, text: str, usual: str = "") -> Pictures:
+        """As `text` says, the rest as the model says it was trained, or as is `usual`, or from its input.
 
         Raises:
             UsageError: text that cannot be read, or an input that takes no pictures.
         """
-        words = [w.strip() for w in text.split(",")]
+        said = graph.metadata.get(METADATA) or usual
+        words = [w.strip() for w in f"{said}, {text}".split(",")]
         how = preprocess_for(graph, ", ".join(w for w in words if w and w != _CORNER))
         return cls(how, corner=_CORNER in words and how.fit == "letterbox")
 

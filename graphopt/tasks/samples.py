@@ -94,7 +94,7 @@ def labelled_samples(
         raise UsageError(f"the model has {len(graph.inputs)} inputs; images feed one")
     examples = open_examples(source, setup.task)
     usual = setup.decoder.preprocess if setup.decoder else ""
-    pictures = Pictures.for_graph(graph, f"{usual}, {preprocess}")
+    pictures = Pictures.for_graph(graph, preprocess, usual)
     made = Labelled(examples, pictures, graph, setup.classes)
     if made.is_detection and made.most == 1:
         raise UsageError(f"labelled data {source}: there is not one box on its {len(made)} images")

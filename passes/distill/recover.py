@@ -3,10 +3,10 @@
     min over weights of  E_x [ sum_heads d(head_s(x), head_t(x)) + w sum_features (1 - rho_s,t(x)) ]
 
 The teacher is the last graph before anything changed its outputs; the images need no labels. Heads
-are compared by KL divergence (classifiers) or by squared error in units of the teacher's own mean
-square; feature maps channel by channel by correlation (PKD), a pruned student's with those of the
-teacher's it kept. `terms` says instead what is compared where (`passes/distill/written.py`); with
-`labels` the loss of the task is added.
+are compared by KL divergence (classifiers), where the teacher sees something (YOLO's raw maps), or
+by squared error in units of the teacher's own mean square; feature maps channel by channel by
+correlation (PKD), a pruned student's with those of the teacher's it kept. `terms` says instead what
+is compared where (`passes/distill/written.py`); with `labels` the loss of the task is added.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from torch import fx
 
 from graphopt.channels.plan import Plan
 from graphopt.data import Samples
-from graphopt.errors import UsageError
+from graphopt.errors import ModelError, UsageError
+from graphopt.evaluate.decoders import decoder_for
+from graphopt.evaluate.decoders.anchors import AnchorMaps
 from graphopt.fx import parameters_before, tap, to_fx, write_back
 from graphopt.fx.build import origin
 from graphopt.fx.support import check_supported
@@ -38,6 +40,7 @@ Inputs = tuple[torch.Tensor, ...]
 HEAD_CLASSES = "kl{temperature=4}"
 HEAD_VALUES = "mse"
 HEAD_MAP = "mse{anchors=1}"
+HEAD_YOLO = "objectness-scaled"
 FEATURE = "pkd"
 FEATURE_OTHER_WIDTH = "spatial-attention"
 _EXAMPLES = 2
@@ -233,7 +236,8 @@ def default_terms(
     classes = is_classifier(teacher, heads)
     for name in heads if wanted.head != "none" else ():
         loss = wanted.head if wanted.head != "auto" else _head_loss(teacher, name, classes=classes)
-        terms[name, name] = Term(loss, channels=kept.get(name), normalized=not classes)
+        by_size = not classes and not loss.startswith(HEAD_YOLO)
+        terms[name, name] = Term(loss, channels=kept.get(name), normalized=by_size)
     for name in features if wanted.feature != "none" else ():
         loss = (
             wanted.feature
@@ -248,7 +252,19 @@ def default_terms(
 def _head_loss(teacher: Graph, name: str, *, classes: bool) -> str:
     if classes:
         return HEAD_CLASSES
+    anchors = _yolo_anchors(teacher)
+    if anchors is not None and name in {t.name for t in teacher.outputs}:
+        return f"{HEAD_YOLO}{{anchors={anchors}}}"
     return HEAD_MAP if rank_of(teacher.tensors()[name]) == 4 else HEAD_VALUES
+
+
+def _yolo_anchors(teacher: Graph) -> int | None:
+    """How many anchors a cell has, where the outputs are YOLO's raw maps without a doubt."""
+    try:
+        decoder = decoder_for(None, teacher)
+    except (UsageError, ModelError):
+        return None
+    return len(decoder.anchors[0]) if isinstance(decoder, AnchorMaps) else None
 
 
 def _feature_loss(student: Graph, teacher: Graph, name: str, kept: dict[str, KeptChannels]) -> str:

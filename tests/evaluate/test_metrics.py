@@ -188,3 +188,11 @@ def test_top_k() -> None:
     logits = np.array([[9, 8, 7, 6, 5, 4, 3], [9, 8, 7, 6, 5, 4, 3], [1, 0, 0, 0, 0, 0, 0]])
     assert top_accuracy(logits, np.array([0, 3, 6])) == {"top1": 1 / 3, "top5": 2 / 3}
     assert top_accuracy(logits[:, :5], np.array([0, 3, 4])) == {"top1": 1 / 3}
+
+
+def test_what_the_model_says_of_its_training_comes_before_what_is_usual() -> None:
+    graph = graph_from(IMAGE)
+    assert Pictures.for_graph(graph, "", "bgr, scale=2").how.scale == 2
+    graph.metadata["graphopt.preprocess"] = "rgb, scale=3"
+    assert Pictures.for_graph(graph, "", "bgr, scale=2").how.scale == 3
+    assert Pictures.for_graph(graph, "scale=4", "bgr, scale=2").how.scale == 4

@@ -176,3 +176,13 @@ def test_the_average_of_the_weights_is_what_is_kept() -> None:
     once, kept, learnt = weights(1 / 3, ""), weights(1, "ema=1.0"), weights(1, "")
     assert all(np.array_equal(a, b) for a, b in zip(once, kept, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(once, learnt, strict=True))
+
+
+def test_heads_of_a_yolo_are_compared_where_the_teacher_sees_something() -> None:
+    teacher = detector()
+    teacher.metadata["graphopt.decoder"] = ANCHORS
+    images = np.random.default_rng(0).random((8, 3, 64, 64)).astype(np.float32)
+    learning = Recover(data=list(images), epochs=1, **QUICK)
+    (result,) = Pipeline([learning]).run(detector(1), teacher=teacher, strict=True).results
+    names = [n for n in result.facts["training"]["rows"][0] if n.startswith("objectness-scaled ")]
+    assert names == ["objectness-scaled p4", "objectness-scaled p5"]
