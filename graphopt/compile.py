@@ -77,6 +77,7 @@ def compile_file(
     toolchain: str | None = None,
     verify: bool | None = None,
     tune_at: Place | None = None,
+    lasting: int | None = None,
     replace: bool = False,
     progress: Progress = silent,
 ) -> CompiledModel:
@@ -94,6 +95,8 @@ def compile_file(
         toolchain: zig, gcc, ndk or cc; the first that serves if not given.
         verify: run the bundle; None: unless that takes an emulator minutes.
         tune_at: where to measure ways to compute convolutions; the model's choice if not given.
+        lasting: the most bytes of weights that are transformed when the network is loaded; as many as are
+            fast if not given. The manifest says what they take (memory.lasting).
         replace: whether what is there may be replaced.
         progress: told what is going on.
 
@@ -128,7 +131,7 @@ def compile_file(
         compiled = compile_for_gpu(graph, target, precision=used)
     else:
         tuned = _tuned(graph, tune_at, used, clock, notes) if tune_at is not None else {}
-        compiled = compile_graph(graph, target, precision=used, tuned=tuned)
+        compiled = compile_graph(graph, target, precision=used, tuned=tuned, lasting=lasting)
     notes += _about_precision(compiled, precision)
     reference = judge.reference(compiled)  # which tells how exact it is, too
     del graph
@@ -209,7 +212,7 @@ def _tuned(
 
 def _about_precision(compiled: Compiled | GpuCompiled, wanted: str | None) -> Iterator[str]:
     made = compiled.precision
-    if wanted is not None and wanted != made:
+    if wanted is not None and wanted not in made:
         yield f"computed in {made}: what is not quantized of a quantized network is never in {wanted}"
     if wanted is None and made == "float16":
         yield f"computed in float16, which suits {compiled.target.name} best; --precision float32 is exact"

@@ -17,8 +17,8 @@ from graphopt.runtime.board import Target
 from graphopt.runtime.codegen import object_file
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.lower.arena import Arena, plan
+from graphopt.runtime.lower.batch import lower
 from graphopt.runtime.lower.choose import Direct, Shape, Winograd
-from graphopt.runtime.lower.lowering import Lowering
 from graphopt.runtime.lower.program import Kernel, Program
 from graphopt.runtime.lower.quantized import has_integers
 from graphopt.runtime.lower.sizes import fix_sizes
@@ -30,7 +30,7 @@ class Compiled:
     """A network for one target.
 
     Attributes:
-        precision: what it is computed in: float32, float16, or int8 and float32.
+        precision: what it is computed in: float32, float16, or int8 and one of these.
         symbols: the name of the C function of every kernel.
     """
 
@@ -54,16 +54,19 @@ def compile_graph(
     precision: str = "float32",
     sizes: Mapping[str, int] | None = None,
     tuned: Mapping[Shape, Direct | Winograd] | None = None,
+    lasting: int | None = None,
 ) -> Compiled:
     """Lowers a graph for a target.
 
     Args:
         graph: left as it is.
         target: the board.
-        precision: of images and weights, float32 or float16; inputs and outputs are as the graph has
-            them. What is not quantized of a graph with integers is float32.
+        precision: of images and weights that are no integers, float32 or float16; inputs and outputs
+            are as the graph has them.
         sizes: numbers for named dimensions; a batch without one is 1.
         tuned: how to compute convolutions that were measured (`tune`).
+        lasting: the most bytes of weights that are transformed when the network is loaded (Winograd's);
+            as many as are fast if not given. `Compiled.arena.lasting` says what they take.
 
     Raises:
         UsageError: a dimension is not known, or the target cannot compute in the precision.
@@ -72,10 +75,8 @@ def compile_graph(
     own = graph.copy()
     fix_sizes(own, sizes)
     quantized = has_integers(own)
-    if quantized:
-        precision = "float32"
     machine = machine_of(target, precision)
-    program = Lowering(own, machine, machine_of(target), tuned).run()
+    program = lower(own, machine, machine_of(target), tuned, lasting=lasting)
     kernels = dict.fromkeys(s.kernel for s in [*program.prepare, *program.steps])
     symbols = {kernel: f"graphopt_kernel_{i}" for i, kernel in enumerate(kernels)}
     name = f"int8 and {precision}" if quantized else precision

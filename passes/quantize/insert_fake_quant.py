@@ -33,7 +33,9 @@ from graphopt.runtime.run import open_graph
 
 _PROOF_BATCHES = 2
 _OPSET = 21
+_BYTE = 8  # bits
 FALLBACKS = ("float", "int16")
+SLOWER = ("float", "keep")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class InsertFakeQuant(Pass):
     compress: bool = False  # also store large weights of products that stay in float as integers
     floor: float = 15.0  # decibels: what alone leaves less of the outputs is spared; 0 for nothing
     max_drop: float | None = None  # with `drop`: the fewest are spared so that no more is lost
+    slower: str = "float"  # what integers make slower on the target stays so; or "keep": integers
     fallback: str = "float"  # what is spared stays so; or "int16": activations get 16 bits
     cache: bool = True
     # Called with a graph: by how many points it is worse than the float network.
@@ -77,6 +80,7 @@ class InsertFakeQuant(Pass):
 
     def run(self, graph: Graph, context: Context) -> None:
         rules = with_kinds(rules_for(self.target), self.activation, self.weight)
+        rules = self._with_speed(rules)
         wide = self._wide(rules)
         kinds = [rules.activation_kind, rules.weight_kind]
         twin = graph.copy()
@@ -113,6 +117,7 @@ class InsertFakeQuant(Pass):
             "batches": rounder.observed.batches,
             "sqnr": kept,
             "floor": self.floor,
+            "predicted": rounder.speed.told if rounder.speed else {},
             "products": [
                 sum(n.op in PRODUCTS for n in placement.nodes),
                 sum(1 for _ in nodes_of(graph, *PRODUCTS)),
@@ -140,6 +145,14 @@ class InsertFakeQuant(Pass):
             cache=self.cache,
         )
         return Rounder(graph, data, settings)
+
+    def _with_speed(self, rules: Rules) -> Rules:
+        if self.slower not in SLOWER:
+            raise UsageError(unknown("choice for what is slower", self.slower, SLOWER))
+        kinds = (rules.activation_kind, rules.weight_kind)
+        # The model knows kernels of bytes; with other types integers are asked for in spite of their speed.
+        is_known = self.slower == "float" and all(k.bits == _BYTE for k in kinds)
+        return rules if is_known else dataclasses.replace(rules, board="")
 
     def _wide(self, rules: Rules) -> list[Kind]:
         """The type activations may get instead of the target's usual one, if any."""

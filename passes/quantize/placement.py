@@ -13,7 +13,7 @@ scores would share a grid) stay in float unless asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +78,7 @@ def place(
     first: bool = False,
     last: bool = False,
     without: Iterable[str] = (),
+    slower: Mapping[str, str] | None = None,
 ) -> Placement:
     """Decides what to quantize.
 
@@ -88,6 +89,7 @@ def place(
         first: whether products that read the model's inputs are quantized too.
         last: whether the last products before the outputs are quantized too.
         without: names of tensors that cannot be carried as integers.
+        slower: names of nodes that stay in float because integers take longer, with the reasons.
 
     Raises:
         UnsupportedError: the graph is quantized already.
@@ -95,6 +97,7 @@ def place(
     """
     _check_float(graph)
     choice = _Choice(graph, keep, first, last)
+    choice.leave(graph, slower or {})
     return _Placer(graph, rules, choice, frozenset(without)).place()
 
 
@@ -122,6 +125,12 @@ class _Choice:
         if not first:
             self._mark(stem(graph), "it is a first product")
         self._mark(named_nodes(graph, keep), "it is kept in float as asked")
+
+    def leave(self, graph: Graph, reasons: Mapping[str, str]) -> None:
+        """Leaves nodes in float, by name."""
+        for node in graph.nodes:
+            if node.name in reasons:
+                self._mark([node], reasons[node.name])
 
     def _mark(self, nodes: Iterable[Node], reason: str) -> None:
         for node in nodes:
@@ -181,6 +190,8 @@ class _Placer:
                 self._take(node)
                 carried |= {id(t) for t in self.found.results[id(node)]}
         self._drop_useless(order)
+        if self.rules.ends_in_numbers:
+            self._open(order)
         self.found.nodes = [n for n in order if id(n) in self.integer]
         self._number()
         return self.found
@@ -261,6 +272,15 @@ class _Placer:
             if not any(self._has_integer_reader(t) for t in results):
                 del self.integer[id(node)], self.found.results[id(node)]
                 self.found.refused.append((node, "nothing behind it computes in integers"))
+
+    def _open(self, order: list[Node]) -> None:
+        """Results of products that nobody reads as integers are numbers: their sums need no rounding."""
+        for node in order:
+            if id(node) in self.integer and is_op(node, *self.rules.products):
+                results = self.found.results[id(node)]
+                self.found.results[id(node)] = [
+                    t for t in results if not t.outputs or self._has_integer_reader(t)
+                ]
 
     def _has_integer_reader(self, tensor: Tensor) -> bool:
         return any(

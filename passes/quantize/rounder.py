@@ -5,6 +5,7 @@ Calibration is done once; which tensors and nodes are left in float can be varie
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 from graphopt.cache import cache_folder
 from graphopt.data import Data
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, is_op, nodes_of, sweep
+from graphopt.passes.quantize.carry import put_in
 from graphopt.passes.quantize.grid import Grid, Kind, channel_grid, grid_for
 from graphopt.passes.quantize.observe import Observed, observe, range_of
 from graphopt.passes.quantize.observe.curves import curve_behind
 from graphopt.passes.quantize.pairs import GridTensors, add_grid, add_pair
 from graphopt.passes.quantize.placement import PRODUCTS, Placement, place, weight_axis
 from graphopt.passes.quantize.rules import Rules, wide_kind
+from graphopt.passes.quantize.speed import Speed
 
 _LARGEST_BIAS = 2.0**30  # in steps of s_x s_w: half of what int32 holds, the rest is for sums
 _WORTH_STORING = 0.01  # of all weights
@@ -67,6 +70,8 @@ class Rounder:
         self.observed = Observed({}, 0)
         self._ranges: dict[tuple[str, Kind], tuple[float, float]] = {}
         self._placed: dict[Spared, Placement] = {}
+        board = settings.rules.board
+        self.speed = Speed(graph, board) if board else None
 
     def place(self, left: Spared) -> Placement:
         """Where integers are, with ranges known for every tensor there; found out once.
@@ -79,23 +84,32 @@ class Rounder:
         return self._placed[left]
 
     def _place(self, left: Spared) -> Placement:
-        without = set(left.tensors)
-        while True:
-            placement = place(
+        without, slower = set(left.tensors), dict[str, str]()
+
+        def placed(names: Collection[str] = ()) -> Placement:
+            return place(
                 self.graph,
                 self.settings.rules,
                 keep=left.nodes,
                 first=self.settings.first,
                 last=self.settings.last,
                 without=without,
+                slower=slower | dict.fromkeys(names, "it is faster in float"),
             )
+
+        is_settled = self.speed is None
+        while True:
+            placement = placed()
             if any(n not in self.observed.histograms for n in placement.carried):
                 cache = cache_folder("calibration") if self.settings.cache else None
                 self.observed = observe(self.graph, list(placement.carried), self.data, cache=cache)
             bad = set(self.observed.not_finite()) & set(placement.carried)
-            if not bad:
+            if bad:
+                without |= bad  # NaN and infinities are on no grid
+            elif is_settled or self.speed is None:
                 return replace(placement, wide=self._wide(placement, left.wide))
-            without |= bad  # NaN and infinities are on no grid
+            else:
+                slower, is_settled = self.speed.slower(placed), True
 
     def _wide(self, placement: Placement, wanted: frozenset[str]) -> frozenset[int]:
         """The grids that get 16 bits: those of the tensors wanted that all their readers can read so."""
@@ -113,7 +127,7 @@ class Rounder:
     def apply(self, graph: Graph, placement: Placement) -> dict[str, Grid]:
         """Puts pairs into a graph equal to this one's; returns the grids by tensor."""
         grids = self._grids(placement)
-        tensors = _put_in(graph, placement, grids)
+        tensors = put_in(graph, placement, grids)
         weights = _Weights(graph, self.settings)
         by_name = {n.name: n for n in graph.nodes}
         for node in placement.nodes:
@@ -158,24 +172,6 @@ class Rounder:
             symmetric=self.settings.rules.symmetric,
             power_of_two=self.settings.power_of_two,
         )
-
-
-def _put_in(graph: Graph, placement: Placement, grids: dict[int, Grid]) -> dict[str, GridTensors]:
-    """A pair on every carried tensor; the constants of their grids by the tensors' names."""
-    by_name = graph.tensors()
-    made = {t.name for found in placement.results.values() for t in found}
-    inside = {n.name for n in placement.nodes}
-    of_grid: dict[int, GridTensors] = {}
-    found: dict[str, GridTensors] = {}
-    for name, number in placement.carried.items():
-        if number not in of_grid:
-            of_grid[number] = add_grid(graph, name, grids[number])
-        tensor = by_name[name]
-        everyone = name in made
-        readers = [n for n in tensor.outputs if n.name in inside]
-        _, dequantize = add_pair(graph, tensor, of_grid[number], None if everyone else readers)
-        found[dequantize.outputs[0].name] = of_grid[number]
-    return found
 
 
 def worth_storing(graph: Graph, placement: Placement) -> list[Node]:

@@ -49,6 +49,9 @@ class Rules:
         fused: activations computed before the result is rounded, so that only one rounding is left.
         shared: arithmetic whose operands and result have one grid, which makes it a copy.
         wide: operators that also have kernels for activations of 16 bits, weights as they are.
+        ends_in_numbers: whether a product of integers whose result only floats read gives numbers.
+        board: whose processor the compiler's model knows, so that what integers make slower stays in
+            float; empty where nothing is known.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Rules:
     fused: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     wide: frozenset[str] = frozenset()
+    ends_in_numbers: bool = False
+    board: str = ""
 
     @property
     def activation_kind(self) -> Kind:
@@ -109,6 +114,8 @@ _OWN = Rules(
             *("AveragePool", "GlobalAveragePool", "SpaceToDepth", *_MOVES),
         )
     ),
+    ends_in_numbers=True,
+    board="tx2",
 )
 
 RULES = {
@@ -122,7 +129,12 @@ RULES = {
             activation="int8",
         ),
         _OWN,
-        replace(_OWN, name="a76", about="graphopt's kernels for ARMv8.2 (Cortex-A76): sdot"),
+        replace(
+            _OWN,
+            name="a76",
+            about="graphopt's kernels for ARMv8.2 (Cortex-A76): sdot",
+            board="kirin990",
+        ),
         Rules(
             "tensorrt",
             "TensorRT: symmetric signed activations and weights, activations fused",

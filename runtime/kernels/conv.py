@@ -31,6 +31,8 @@ from graphopt.runtime.kernels.simd import (
     when,
 )
 
+Place: TypeAlias = "tuple[Index, Index, Index]"  # channel block (or tile), row, column
+
 
 @dataclass(frozen=True)
 class Window:
@@ -46,6 +48,28 @@ class Window:
         return (columns - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Where results stand in an image of which they are but some: every how many pixels, from which on.
+
+    Attributes:
+        step: (vertical, horizontal).
+        first: (row, column) of the first result.
+    """
+
+    step: tuple[int, int] = (1, 1)
+    first: tuple[int, int] = (0, 0)
+
+    def at(self, place: Place) -> Place:
+        """A result's place in the image."""
+        block, row, column = place
+        (down, right), (top, left) = self.step, self.first
+        return block, row * down + top, column * right + left
+
+
+EVERY_PIXEL = Spread()
+
+
 def tiles(width: int, columns: int) -> Iterator[tuple[int, int, int]]:
     """(first column, tiles, columns of each) that cover a row with tiles as equal as can be."""
     count = -(-width // columns)
@@ -54,9 +78,6 @@ def tiles(width: int, columns: int) -> Iterator[tuple[int, int, int]]:
     yield 0, full, each
     if rest:
         yield full * each, 1, rest
-
-
-Place: TypeAlias = "tuple[Index, Index, Index]"  # channel block (or tile), row, column
 
 
 def tiled_kernel(
@@ -88,6 +109,8 @@ class DirectConv:
         vectors: channel blocks of one register tile.
         columns: pixels of one register tile.
         plain: the source is [C][H][W].
+        height: of what this kernel computes, as `width`.
+        spread: where its results stand in the sink.
     """
 
     machine: Machine
@@ -103,6 +126,7 @@ class DirectConv:
     groups: int = 1
     plain: bool = False
     expression: Expression = AS_IT_IS
+    spread: Spread = EVERY_PIXEL
 
     @property
     def tile_count(self) -> int:
@@ -143,11 +167,11 @@ class DirectConv:
             exists = True if self.blocks % vectors == 0 else block < self.blocks
             with when(exists):
                 for k in range(columns):
-                    place = (block, row, column + k)
+                    place = self.spread.at((block, row, column + k))
                     value = self.expression.value(
                         sums[k * vectors + v], operands, place, self.machine
                     )
-                    to = self.sink.at(block, row, lanes) + (column + k) * self.sink.step(lanes)
+                    to = self.sink.at(block, place[1], lanes) + place[2] * self.sink.step(lanes)
                     self.sink.write(sink, to, value, lanes)
 
     def _sum_blocked(
@@ -225,6 +249,7 @@ class DepthwiseConv:
     width: int
     columns: int
     expression: Expression = AS_IT_IS
+    spread: Spread = EVERY_PIXEL
 
     @property
     def parts(self) -> int:
@@ -267,8 +292,10 @@ class DepthwiseConv:
                 w = let(weight.vector((block * (high * wide) + u * wide + v) * lanes, lanes))
                 for k in range(columns):
                     sums[k] += values[k * right + v * window.dilation[1]] * w
-        step = self.sink.step(lanes)
-        to = let(self.sink.at(block, row, lanes) + column * step)
+        _, line, first = self.spread.at(at)
+        step, apart = self.sink.step(lanes), self.spread.step[1]
+        to = let(self.sink.at(block, line, lanes) + first * step)
         for k in range(columns):
-            value = self.expression.value(sums[k], operands, (block, row, column + k), self.machine)
-            self.sink.write(sink, to + k * step, value, lanes)
+            place = (block, line, first + k * apart)
+            value = self.expression.value(sums[k], operands, place, self.machine)
+            self.sink.write(sink, to + k * apart * step, value, lanes)

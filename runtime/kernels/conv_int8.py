@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graphopt.runtime.kernels.conv import Window, tiled_kernel
+from graphopt.runtime.kernels.conv import EVERY_PIXEL, Spread, Window, tiled_kernel
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
     Array,
@@ -57,6 +57,7 @@ class IntegerConv:
         vectors: int32 vectors of output channels of one register tile.
         columns: pixels of one register tile.
         lanes: channels that are stored at once.
+        spread: where results stand in the sink.
     """
 
     machine: Machine
@@ -72,6 +73,7 @@ class IntegerConv:
     lanes: int
     groups: int = 1
     expression: Expression = AS_IT_IS
+    spread: Spread = EVERY_PIXEL
 
     @property
     def outputs(self) -> int:
@@ -298,9 +300,11 @@ class IntegerConv:
             exists = True if self.blocks % count == 0 else block < self.blocks
             with when(exists):
                 factors = let(scale.vector(block * lanes, lanes))
-                to = let(self.sink.at(block, row, lanes) + column * self.sink.step(lanes))
+                _, line, first = self.spread.at((block, row, column))
+                step, apart = self.sink.step(lanes), self.spread.step[1]
+                to = let(self.sink.at(block, line, lanes) + first * step)
                 for k, vectors in enumerate(made):
                     value = cast(joined(vectors, e * lanes, lanes), "float32", lanes) * factors
-                    place = (block, row, column + k)
+                    place = (block, line, first + k * apart)
                     value = self.expression.value(let(value), operands, place, last)
-                    self.sink.write(sink, to + k * self.sink.step(lanes), value, lanes)
+                    self.sink.write(sink, to + k * apart * step, value, lanes)

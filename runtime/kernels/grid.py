@@ -1,4 +1,4 @@
-"""Real numbers as integers of 8 bits in memory, and back, in registers.
+"""Real numbers as integers of 8 bits in memory, or in half precision, and back, in registers.
 
     x = scale (q - zero),   q = clip(round(x / scale) + zero, low, high)
 
@@ -17,6 +17,7 @@ from graphopt.runtime.kernels.simd import Value, cast, constant
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 _ROUNDS = 12582912.0  # 1.5 * 2^23
+_FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Grid:
     def written(self, value: Value, lanes: int) -> Value:
         """The integers that are stored for numbers."""
         n = Numbers("float32", lanes)
+        if value.ty.dtype.bits != _FLOAT_BITS:
+            value = cast(value, "float32", lanes)
         if self.scale != 1.0 and self.exact:
             value = value / n(self.scale)
         elif self.scale != 1.0:
@@ -58,3 +61,19 @@ class Grid:
         value = n.max(n.min(value, n(self.high - self.zero)), n(self.low - self.zero))
         steps = cast(n.bits(value + n(_ROUNDS), "int32"), self.dtype, lanes)
         return steps + constant(self.zero, self.dtype, lanes) if self.zero else steps
+
+
+@dataclass(frozen=True)
+class Half:
+    """Numbers of half precision, as kernels that compute in float32 see them: x = float32(h)."""
+
+    dtype: str = "float16"
+    exact: bool = False
+
+    def read(self, stored: Value, lanes: int) -> Value:
+        """The numbers, in float32."""
+        return cast(stored, "float32", lanes)
+
+    def written(self, value: Value, lanes: int) -> Value:
+        """What is stored for numbers in float32."""
+        return cast(value, "float16", lanes)

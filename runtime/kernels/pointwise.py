@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.runtime.kernels.formulas import apply
-from graphopt.runtime.kernels.grid import Grid
+from graphopt.runtime.kernels.grid import Grid, Half
 from graphopt.runtime.kernels.simd import (
     Array,
     Index,
     Machine,
     Value,
+    cast,
     constant,
     divide,
     kernel,
@@ -35,13 +36,13 @@ class Strides:
         plane: from one channel block to the next.
         pixel: from one pixel to the next; 0 where that is one vector of the kernel. A kernel with
             shorter vectors sees every block as several.
-        grid: of an image of integers.
+        grid: of an image of integers; or what an image in half precision is to a kernel of float32.
     """
 
     row: int
     plane: int
     pixel: int = 0
-    grid: Grid | None = None
+    grid: Grid | Half | None = None
 
     def at(self, block: Index, row: Index, lanes: int) -> Index:
         """Where a row of a block of `lanes` channels begins."""
@@ -121,7 +122,11 @@ class Expression:
         """The last value, for the vector at (channel block, row, column)."""
         lanes = machine.lanes
         values = [main]
-        values += [let(o.load(a, at, lanes)) for o, a in zip(self.operands, arrays, strict=True)]
+        for operand, array in zip(self.operands, arrays, strict=True):
+            value = operand.load(array, at, lanes)
+            if operand.strides.grid is not None and machine.dtype != "float32":
+                value = cast(value, machine.dtype, lanes)  # integers are numbers of float32
+            values.append(let(value))
         for step in self.steps:
             attrs = dict(step.attrs)
             if step.op == "Constant":

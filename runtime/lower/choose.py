@@ -75,6 +75,7 @@ class Shape:
         return self.groups == 1 and self.window.kernel == (3, 3) and one
 
 
+@cache
 def conv(machine: Machine, shape: Shape) -> Direct | Winograd:
     """What the model takes for the fastest way."""
     best = direct(machine, shape.window, shape.depth, shape.blocks // shape.groups, shape.size)
@@ -151,13 +152,22 @@ def direct(
 def _directs(
     machine: Machine, window: Window, depth: int, blocks: int, size: tuple[int, int]
 ) -> Iterator[Direct]:
+    for vectors, columns in register_tiles(machine):
+        way = Direct(vectors, columns, 0.0)
+        cycles = direct_cycles(machine, window, way, depth, blocks, size)
+        yield Direct(vectors, columns, cycles)
+
+
+def direct_cycles(
+    machine: Machine, window: Window, way: Direct, depth: int, blocks: int, size: tuple[int, int]
+) -> float:
+    """What a direct convolution takes with this register tile; see `direct`."""
     height, width = size
     taps = depth * window.kernel[0] * window.kernel[1]
     weight = taps * blocks * machine.lanes**2 * machine.width
-    for vectors, columns in register_tiles(machine):
-        rows = -(-blocks // vectors) * height
-        work = rows * taps * row_cycles(machine, vectors, columns, width)
-        yield Direct(vectors, columns, work + _fetch(machine, weight))
+    rows = -(-blocks // way.vectors) * height
+    work = rows * taps * row_cycles(machine, way.vectors, way.columns, width)
+    return work + fetch(machine, weight)
 
 
 def winograd(machine: Machine, depth: int, blocks: int, size: tuple[int, int]) -> Winograd:
@@ -170,19 +180,25 @@ def _winograds(
     machine: Machine, m: int, depth: int, blocks: int, size: tuple[int, int]
 ) -> Iterator[Winograd]:
     count = -(-size[0] // m) * -(-size[1] // m)
-    elements = (m + 2) ** 2
-    transforms = _transforms(machine, m, depth, blocks, count)
-    weight = elements * depth * blocks * machine.lanes**2 * machine.width
     for vectors, columns in register_tiles(machine):
-        for strip in sorted(_strips(machine, elements, depth, vectors, columns, count)):
-            strips = -(-count // strip)
-            groups = strips * (strip // columns) * -(-blocks // vectors)
-            work = elements * depth * groups * tile_cycles(machine, vectors, columns) + transforms
-            # Every strip reads all weights; what a strip is made of is read for every channel tile.
-            tiles = elements * depth * strip * machine.lanes * machine.width
-            turns = -(-blocks // vectors) + 1  # written once
-            moved = strips * (_fetch(machine, weight) + turns * _fetch(machine, tiles))
-            yield Winograd(m, vectors, columns, strip, work + moved)
+        for strip in sorted(_strips(machine, (m + 2) ** 2, depth, vectors, columns, count)):
+            way = Winograd(m, vectors, columns, strip, 0.0)
+            cycles = winograd_cycles(machine, way, depth, blocks, count)
+            yield Winograd(m, vectors, columns, strip, cycles)
+
+
+def winograd_cycles(machine: Machine, way: Winograd, depth: int, blocks: int, count: int) -> float:
+    """What F(m, 3) takes in this way, for `count` tiles of the result."""
+    elements, strip, vectors = (way.m + 2) ** 2, way.strip, way.vectors
+    weight = elements * depth * blocks * machine.lanes**2 * machine.width
+    strips = -(-count // strip)
+    groups = strips * (strip // way.columns) * -(-blocks // vectors)
+    work = elements * depth * groups * tile_cycles(machine, vectors, way.columns)
+    # Every strip reads all weights; what a strip is made of is read for every channel tile.
+    tiles = elements * depth * strip * machine.lanes * machine.width
+    turns = -(-blocks // vectors) + 1  # written once
+    moved = strips * (fetch(machine, weight) + turns * fetch(machine, tiles))
+    return work + _transforms(machine, way.m, depth, blocks, count) + moved
 
 
 def _strips(
@@ -195,6 +211,7 @@ def _strips(
     return {columns * max(1, min(room // columns, most)), columns * most}
 
 
+@cache
 def _transforms(machine: Machine, m: int, depth: int, blocks: int, count: int) -> float:
     """Cycles of B^T d B and A^T M A over all tiles."""
     side = m + 2
@@ -208,7 +225,7 @@ def _transforms(machine: Machine, m: int, depth: int, blocks: int, count: int) -
     return count * (depth * read + blocks * write)
 
 
-def _fetch(machine: Machine, size: int) -> float:
+def fetch(machine: Machine, size: int) -> float:
     """Cycles to read `size` bytes from memory, less what stays in the cache.
 
     Added to the work: a prefetcher hides a part of them, other cores and programs take a part.
@@ -218,17 +235,9 @@ def _fetch(machine: Machine, size: int) -> float:
 
 def direct_plain(machine: Machine, window: Window, made: tuple[int, int, int]) -> Direct:
     """The register tile of a first layer, which reads pixels of single channels."""
-    blocks, width = -(-made[0] // machine.lanes), made[2]
 
     def cost(tile: tuple[int, int]) -> float:
-        vectors, columns = tile
-        pixels = window.kernel[1] * columns
-        if machine.lane_products:
-            pixels = -(-window.reach(columns) // machine.lanes)
-        products = window.kernel[1] * columns * vectors / machine.products
-        loads = (pixels + window.kernel[1] * vectors) / machine.loads
-        each = max(products, loads, window.kernel[1] * machine.latency) + _TURN
-        return -(-blocks // vectors) * each * -(-width // columns)
+        return plain_cycles(machine, window, tile, made)
 
     def fits(tile: tuple[int, int]) -> bool:
         vectors, columns = tile
@@ -236,7 +245,29 @@ def direct_plain(machine: Machine, window: Window, made: tuple[int, int, int]) -
         return columns * vectors + vectors + pixels <= machine.registers - 1
 
     vectors, columns = min((t for t in register_tiles(machine) if fits(t)), key=cost)
-    return Direct(vectors, columns, cost((vectors, columns)) * made[1])
+    return Direct(vectors, columns, cost((vectors, columns)))
+
+
+def plain_cycles(
+    machine: Machine, window: Window, tile: tuple[int, int], made: tuple[int, int, int]
+) -> float:
+    """What a first layer takes for each row of its kernel and each channel it reads.
+
+    Args:
+        machine: the processor.
+        window: the kernel.
+        tile: channel blocks and pixels of the register tile.
+        made: (channels, height, width) of the result.
+    """
+    vectors, columns = tile
+    pixels = window.kernel[1] * columns
+    if machine.lane_products:
+        pixels = -(-window.reach(columns) // machine.lanes)
+    products = window.kernel[1] * columns * vectors / machine.products
+    loads = (pixels + window.kernel[1] * vectors) / machine.loads
+    each = max(products, loads, window.kernel[1] * machine.latency) + _TURN
+    blocks, width = -(-made[0] // machine.lanes), made[2]
+    return -(-blocks // vectors) * each * -(-width // columns) * made[1]
 
 
 def depthwise_columns(machine: Machine, window: Window) -> int:

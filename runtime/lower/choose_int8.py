@@ -46,21 +46,28 @@ def conv(
         size: (height, width) of the result.
         groups: how many there are.
     """
-    taps = window.kernel[0] * window.kernel[1]
-
-    def cost(tile: Tile) -> float:
-        rows = -(-out // (tile.vectors * machine.lanes)) * size[0]
-        return rows * sum(
-            count * _tile(machine, tile.vectors, columns, depth, taps)
-            for _, count, columns in tiles(size[1], tile.columns)
-        )
-
     fitting = [
         t
         for t in _tiles(machine)
         if groups == 1 or out // groups % (t.vectors * machine.lanes) == 0
     ]
+
+    def cost(tile: Tile) -> float:
+        return cycles(machine, window, depth, out, size, tile)
+
     return min(fitting, key=lambda t: (cost(t), -t.vectors))
+
+
+def cycles(
+    machine: Machine, window: Window, depth: int, out: int, size: tuple[int, int], tile: Tile
+) -> float:
+    """What a convolution takes with this register tile, weights at hand; see `conv`."""
+    taps = window.kernel[0] * window.kernel[1]
+    rows = -(-out // (tile.vectors * machine.lanes)) * size[0]
+    return rows * sum(
+        count * _tile(machine, tile.vectors, columns, depth, taps)
+        for _, count, columns in tiles(size[1], tile.columns)
+    )
 
 
 def depthwise_columns(machine: Machine) -> int:

@@ -7,11 +7,11 @@ Concat, an output of a Split) lies inside of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphopt.runtime.kernels.grid import Grid
+from graphopt.runtime.kernels.grid import Grid, Half
 from graphopt.runtime.kernels.movement import ClearBorder
 from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.lower.program import Memory, Place
@@ -103,6 +103,13 @@ class Image:
         rows = border.top + self.height + border.bottom
         plane = (rows * pitch + border.gap) * self.lanes
         return Strides(pitch * self.lanes, plane, self.lanes if self.grid else 0, self.grid)
+
+    @property
+    def wide(self) -> Strides:
+        """The strides for a kernel that computes in float32, whatever is stored."""
+        if self.dtype != "float16":
+            return self.strides
+        return replace(self.strides, pixel=self.lanes, grid=Half())
 
     @property
     def memory(self) -> Memory:

@@ -22,8 +22,10 @@ Kind = Literal[
     "pieces",
     "round",
     "unround",
-    "transposed",  # these two on GPUs only
-    "interpolate",
+    "transposed",
+    "pick",  # these two on processors only
+    "pad",
+    "interpolate",  # on GPUs only
 ]
 
 

@@ -6,6 +6,7 @@ algorithm, and what borders images need for it; the second, when all sizes are f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,15 +24,19 @@ from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradWeight
 from graphopt.runtime.lower import weights
 from graphopt.runtime.lower.choose import Direct, Shape, Winograd
+from graphopt.runtime.lower.cpu_layout import CpuLayout
 from graphopt.runtime.lower.fuse import Region, per_channel, text_of
 from graphopt.runtime.lower.images import Image
-from graphopt.runtime.lower.layout import Layout, image_shape
+from graphopt.runtime.lower.layout import image_shape
+from graphopt.runtime.lower.picks import picks_to_gathers
 from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
-from graphopt.runtime.lower.quantized import grid_of, take_products
+from graphopt.runtime.lower.quantized import grid_of, has_integers, take_products
 from graphopt.runtime.lower.regions import main_input, main_of, regions_of
+from graphopt.runtime.lower.vectors import vectors_to_images
 
 _ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _FLOAT = 4  # bytes of a float32
+INTEGER_LANES = 16  # channels of a pixel of integers that lie together
 Emit = Callable[[], None]
 
 
@@ -57,12 +62,18 @@ class Lowering:
             plain_machine: what computes the rest; the same if not given.
             tuned: how to compute convolutions about which more is known than the model says.
         """
+        if has_integers(graph) and machine.lanes > INTEGER_LANES:
+            # A vector of numbers lies in one block of integers.
+            machine = replace(machine, lanes=INTEGER_LANES)
         self.graph, self.machine, self.tuned = graph, machine, tuned or {}
         self.shapes: dict[Shape, Node] = {}  # of convolutions of images, with the first of each
+        self.counts: Counter[Shape] = Counter()  # how many there are of each
         # Plain tensors are float32 whatever images are.
         self.plain_machine = plain_machine or machine
+        vectors_to_images(graph)
         self.products = take_products(graph)
-        self.layout = Layout(graph, machine.lanes)
+        picks_to_gathers(graph, CpuLayout(graph, machine.lanes))
+        self.layout = CpuLayout(graph, machine.lanes)
         self.program = Program()
         self._images: dict[int, Image] = {}
         self._plain: dict[int, Place] = {}
@@ -78,19 +89,23 @@ class Lowering:
         Raises:
             UnsupportedError: an operator that neither our kernels nor TVM's importer can do.
         """
-        from graphopt.runtime.lower.planners import plan
-
         for tensor in self.graph.inputs:
             port = self._port(tensor, Place(Memory(tensor.name, self._size(tensor))))
             self.program.inputs.append(port)
             self._plain[id(tensor)] = port.place
         for region in regions_of(self.graph, self.layout):
-            plan(self, region)
+            self.plan(region)
         for tensor in self.graph.outputs:
             self._output(tensor)
         for emit in self._later:
             emit()
         return self.program
+
+    def plan(self, region: Region) -> None:
+        """Plans the kernels of one region."""
+        from graphopt.runtime.lower.planners import plan
+
+        plan(self, region)
 
     # --- tensors ------------------------------------------------------------------------------
 
@@ -103,7 +118,8 @@ class Lowering:
 
     def new_image(self, tensor: Tensor, grid: Grid) -> Image:
         """An image of integers in the shape of a tensor."""
-        return Image(tensor.name, image_shape(tensor) or (0, 0, 0), 16, grid.dtype, grid)
+        shape = image_shape(tensor) or (0, 0, 0)
+        return Image(tensor.name, shape, INTEGER_LANES, grid.dtype, grid)
 
     def sink(self, region: Region, grid: Grid | None = None) -> Image:
         """The image a region writes: of integers where it rounds, or where it has this grid."""
@@ -143,11 +159,11 @@ class Lowering:
         """Writes one image as another: on its grid, or as numbers."""
         lanes = min(source.lanes, sink.lanes)
         machine = replace(self.plain_machine, lanes=lanes)
-        to = sink.strides
+        to = sink.wide
         if to.grid is not None:
             to = replace(to, grid=replace(to.grid, exact=True))
         blocks = sink.vectors(lanes)
-        kernel = Pointwise(machine, source.strides, to, blocks, sink.height, sink.width, AS_IT_IS)
+        kernel = Pointwise(machine, source.wide, to, blocks, sink.height, sink.width, AS_IT_IS)
         self.write(sink)
         self.step(kernel, (source.place, sink.place), kernel.parts, what)
 

@@ -128,13 +128,14 @@ def plan_concat(lowering: Lowering, region: Region) -> None:
             )
             lowering.step(clear, (sink.place,), clear.parts, what_of(region))
         for image, to in copies:
-            _copy(lowering, image, sink, to, what_of(region))
+            copy_channels(lowering, image, sink, to, what_of(region))
 
     if copies:
         lowering.later(emit)
 
 
-def _copy(lowering: Lowering, image: Image, sink: Image, to: int, what: str) -> None:
+def copy_channels(lowering: Lowering, image: Image, sink: Image, to: int, what: str) -> None:
+    """Copies an image to where channel `to` of another begins."""
     machine = lowering.machine
     if to % machine.lanes == 0 and image.channels % machine.lanes == 0:
         kernel: Any = Enlarge(

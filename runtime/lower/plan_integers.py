@@ -8,23 +8,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphopt.errors import UnsupportedError
-from graphopt.ir.graph import Node, Tensor, label
-from graphopt.runtime.kernels.conv_int8 import BLOCK, IntegerConv
-from graphopt.runtime.kernels.depthwise_int8 import IntegerDepthwise
+from graphopt.ir.graph import Node, Tensor
+from graphopt.runtime.kernels.conv_int8 import BLOCK
 from graphopt.runtime.kernels.movement import Enlarge
 from graphopt.runtime.kernels.pointwise import Pointwise, Strides
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
 from graphopt.runtime.kernels.simd import Machine
-from graphopt.runtime.lower import choose_int8, weights
 from graphopt.runtime.lower.fuse import Region
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import window_of
-from graphopt.runtime.lower.lowering import Lowering, macs_of, what_of
+from graphopt.runtime.lower.lowering import Lowering, what_of
 from graphopt.runtime.lower.plan_integer_pieces import plan_join, plan_split
-from graphopt.runtime.lower.plan_products import reach
-from graphopt.runtime.lower.program import Place
-from graphopt.runtime.lower.quantized import Product, grid_of
+from graphopt.runtime.lower.plan_integer_products import (
+    emit_integers,
+    plan_integer_conv,
+    plan_integer_depthwise,
+)
+from graphopt.runtime.lower.plan_picks import plan_integer_pick
+from graphopt.runtime.lower.quantized import grid_of
 from graphopt.runtime.lower.units import Ending, ending, ratio, rescaled
 
 # Pixels of one register tile of a pool; a pixel is four registers where a register is 128 bits.
@@ -36,14 +37,16 @@ def plan_integers(lowering: Lowering, region: Region) -> bool:
     """Plans the region if it reads or writes integers and has a kernel for them."""
     node, kind = region.first, lowering.layout.kind(region.first)
     product = lowering.products.get(id(node))
-    if kind in ("conv", "depthwise"):
+    if kind in ("conv", "depthwise", "transposed"):
         if product is None or lowering.stored(node.inputs[0]).grid is None:
             return False
-        planner = _conv if kind == "conv" else _depthwise
+        planner = plan_integer_depthwise if kind == "depthwise" else plan_integer_conv
         return planner(lowering, region, product)
     if kind in ("concat", "pieces"):
         return (plan_join if kind == "concat" else plan_split)(lowering, region)
-    if kind == "dense" or not (kind or region.nodes):
+    if kind == "pick":
+        return plan_integer_pick(lowering, region)
+    if kind in ("dense", "pad") or not (kind or region.nodes):
         return False
     main = lowering.main_input(node) if kind is None else node.inputs[0]
     source = lowering.stored(main)
@@ -56,126 +59,6 @@ def plan_integers(lowering: Lowering, region: Region) -> bool:
 def _reads_integers(lowering: Lowering, region: Region) -> bool:
     read = [t for n in region.nodes for t in n.inputs if lowering.has_image(t)]
     return any(lowering.stored(t).grid is not None for t in read)
-
-
-# --- products ---------------------------------------------------------------------------------
-
-
-def _conv(lowering: Lowering, region: Region, product: Product) -> bool:
-    node, machine = region.first, lowering.machine
-    window, source = window_of(node), lowering.stored(node.inputs[0])
-    assert window is not None
-    assert source.grid is not None
-    if machine.integers == "smlal" and product.weight.min() < -127:
-        machine = replace(machine, integers="wide")
-    out, depth = product.weight.shape[:2]
-    groups = int(node.attrs.get("group", 1))
-    if groups > 1 and (depth % BLOCK or out // groups % BLOCK):
-        return False
-    sink = lowering.sink(region)
-    reach(node, window, source, (sink.height, sink.width))
-    tile = choose_int8.conv(machine, window, depth, out, (sink.height, sink.width), groups)
-    own = ending(lowering, region, node.outputs[0], sink, tile.vectors * machine.lanes)
-    length = -(-out // (tile.vectors * machine.lanes)) * tile.vectors * machine.lanes
-    packed = lowering.constant(
-        ("integers", id(node), tile.vectors),
-        lambda: weights.INTEGERS[machine.integers](product.weight, machine.lanes, tile.vectors),
-        node,
-    )
-    shift = weights.shift(machine.integers, source.grid.dtype)
-    bias, scale = _sums(lowering, node, product, source, own, (shift, length))
-
-    def emit() -> None:
-        kernel = IntegerConv(
-            machine,
-            window,
-            source.strides,
-            own.written(sink.strides),
-            depth,
-            sink.vectors(own.lanes),
-            sink.height,
-            sink.width,
-            tile.vectors,
-            tile.columns,
-            own.lanes,
-            groups,
-            own.expression(),
-        )
-        _emit(lowering, region, kernel, sink, (source.place, packed, bias, scale), own)
-
-    lowering.later(emit)
-    return True
-
-
-def _depthwise(lowering: Lowering, region: Region, product: Product) -> bool:
-    node, machine = region.first, lowering.machine
-    window, source = window_of(node), lowering.stored(node.inputs[0])
-    assert window is not None
-    assert source.grid is not None
-    sink = lowering.sink(region)
-    reach(node, window, source, (sink.height, sink.width))
-    own = ending(lowering, region, node.outputs[0], sink, BLOCK)
-    packed = lowering.constant(
-        ("integers", id(node)),
-        lambda: weights.depthwise(product.weight, BLOCK).astype(np.int8),
-        node,
-    )
-    bias, scale = _sums(lowering, node, product, source, own, (0, source.blocks * BLOCK))
-    paired = source.grid.dtype == "int8" and product.weight.min() > -128
-
-    def emit() -> None:
-        kernel = IntegerDepthwise(
-            machine,
-            window,
-            source.strides,
-            own.written(sink.strides),
-            sink.vectors(own.lanes),
-            sink.height,
-            sink.width,
-            choose_int8.depthwise_columns(machine),
-            own.lanes,
-            paired,
-            own.expression(),
-        )
-        _emit(lowering, region, kernel, sink, (source.place, packed, bias, scale), own)
-
-    lowering.later(emit)
-    return True
-
-
-def _sums(
-    lowering: Lowering,
-    node: Node,
-    product: Product,
-    source: Image,
-    own: Ending,
-    how: tuple[int, int],
-) -> tuple[Place, Place]:
-    """The bias with the source's zero point in it, and what sums are multiplied by."""
-    grid, (shift, length) = source.grid, how
-    assert grid is not None
-    totals = product.weight.astype(np.int64).reshape(len(product.weight), -1).sum(1)
-    bias = product.steps(grid.scale) - (grid.zero - shift) * totals
-    if bias.max(initial=0) > _INT32.max or bias.min(initial=0) < _INT32.min:
-        raise UnsupportedError(f"{label(node)}: its bias with the zero point does not fit 32 bits")
-    scale = np.float32(grid.scale) * product.scale
-    if own.unit != 1.0:
-        scale = scale / np.float32(own.unit)
-    first = lowering.program.constant(weights.padded(bias.astype(np.int32), 0, length))
-    return first, lowering.program.constant(weights.channels(scale, length))
-
-
-def _emit(
-    lowering: Lowering,
-    region: Region,
-    kernel: Any,
-    sink: Image,
-    places: tuple[Place, ...],
-    own: Ending,
-) -> None:
-    lowering.write(sink)
-    every = (*places, sink.place, *own.places())
-    lowering.step(kernel, every, kernel.parts, what_of(region), macs=macs_of(region))
 
 
 # --- one image to another ------------------------------------------------------------------------
@@ -196,16 +79,16 @@ def _simple(lowering: Lowering, region: Region, source: Image, main: Tensor) -> 
     machine = replace(lowering.plain_machine, lanes=own.lanes)
 
     def emit() -> None:
-        written = own.written(sink.strides)
+        written = own.written(sink.wide)
         kernel = _kernel(
             node,
             machine,
-            (rescaled(source.strides, scale), written),
+            (rescaled(source.wide, scale), written),
             (source, sink),
             own.expression(),
             share,
         )
-        _emit(lowering, region, kernel, sink, (source.place,), own)
+        emit_integers(lowering, region, kernel, sink, (source.place,), own)
 
     lowering.later(emit)
 

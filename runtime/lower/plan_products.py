@@ -49,6 +49,7 @@ def plan_conv(lowering: Lowering, region: Region) -> None:
         window, -(-channels // machine.lanes), -(-made[0] // machine.lanes), size, groups
     )
     lowering.shapes.setdefault(shape, node)
+    lowering.counts[shape] += 1
     how = lowering.tuned.get(shape) or choose.conv(machine, shape)
     if isinstance(how, choose.Winograd):
         _winograd(lowering, region, how)
@@ -71,7 +72,7 @@ def _direct(
         lambda: lowering.typed(pack(weight.values, machine.lanes, tile.vectors)),
         weight,
     )
-    bias = _packed_bias(lowering, node, sink, tile.vectors)
+    bias = packed_bias(lowering, node, sink, tile.vectors)
 
     def emit() -> None:
         channels = weight.shape[1]
@@ -97,7 +98,8 @@ def _direct(
     lowering.later(emit)
 
 
-def _packed_bias(lowering: Lowering, node: Node, sink: Image, vectors: int) -> Place:
+def packed_bias(lowering: Lowering, node: Node, sink: Image, vectors: int) -> Place:
+    """The bias of a product, zeros where it has none, for whole register tiles."""
     lanes = lowering.machine.lanes
     length = -(-sink.vectors(lanes) // vectors) * vectors * lanes
     return lowering.constant(
@@ -134,7 +136,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
         packed,
         weight.name,
     )
-    bias = _packed_bias(lowering, node, sink, how.vectors)
+    bias = packed_bias(lowering, node, sink, how.vectors)
 
     def emit() -> None:
         first = WinogradInput(machine, tiling, source.strides, (top, left), source.blocks)
@@ -185,7 +187,7 @@ def plan_depthwise(lowering: Lowering, region: Region) -> None:
         lambda: lowering.typed(weights.depthwise(weight.values, machine.lanes)),
         weight,
     )
-    bias = _packed_bias(lowering, node, sink, 1)
+    bias = packed_bias(lowering, node, sink, 1)
     columns = choose.depthwise_columns(machine, window)
 
     def emit() -> None:

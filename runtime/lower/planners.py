@@ -16,7 +16,9 @@ from graphopt.runtime.lower.plan_images import (
     plan_pool,
 )
 from graphopt.runtime.lower.plan_integers import plan_back, plan_integers, plan_rounding
+from graphopt.runtime.lower.plan_picks import plan_pad, plan_pick
 from graphopt.runtime.lower.plan_products import plan_conv, plan_dense, plan_depthwise
+from graphopt.runtime.lower.plan_transposed import plan_transposed
 
 _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
     "conv": plan_conv,
@@ -29,6 +31,9 @@ _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
     "pieces": plan_pieces,
     "round": plan_rounding,
     "unround": plan_back,
+    "transposed": plan_transposed,
+    "pick": plan_pick,
+    "pad": plan_pad,
 }
 
 

@@ -75,6 +75,11 @@ class Port:
     dtype: str
     place: Place
 
+    @property
+    def bytes(self) -> int:
+        """Of all its values."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
 
 @dataclass
 class Program:

@@ -35,7 +35,7 @@ class Product:
     """The integers of a product.
 
     Attributes:
-        weight: int8, the zero point is 0.
+        weight: int8, the zero point is 0; output channels come first.
         scale: of the weight, one per output channel, in float32.
         bias: int32, counted in steps of the grid of the products; None where that has to be
             computed from `offsets`.
@@ -89,9 +89,9 @@ def is_rounding(graph: Graph, node: Node) -> bool:
 
 
 def take_products(graph: Graph) -> dict[int, Product]:
-    """The integers of every convolution that reads some, by the node's id; constants become numbers."""
+    """The integers of every product that reads some, by the node's id; constants become numbers."""
     products = {}
-    for node in nodes_of(graph, "Conv"):
+    for node in nodes_of(graph, "Conv", "ConvTranspose"):
         found = _product(node)
         if found is not None:
             products[id(node)] = found
@@ -111,14 +111,22 @@ def _product(node: Node) -> Product | None:
     weight = None if back is None else input_value(back, 0)
     if weight is None or weight.dtype != np.int8 or np.any(_zero(back)):
         return None
-    count = weight.shape[0]
-    scale = input_value(back, 1)
-    if scale is None or scale.size not in (1, count) or back.attrs.get("axis", 1) not in (0, 1):
+    if is_op(node, "ConvTranspose") and int(node.attrs.get("group", 1)) != 1:
         return None
-    if scale.size > 1 and back.attrs.get("axis", 1) != 0:
+    axis = _output_axis(node)
+    count, scale = weight.shape[axis], input_value(back, 1)
+    if scale is None or scale.size not in (1, count):
         return None
+    if scale.size > 1 and int(back.attrs.get("axis", 1)) % weight.ndim != axis:
+        return None
+    weight = np.moveaxis(weight, axis, 0)
     full = np.broadcast_to(scale.reshape(-1), (count,)).astype(np.float32)
     return _with_bias(node, weight, full)
+
+
+def _output_axis(node: Node) -> int:
+    """The axis of a product's output channels in its weight."""
+    return 1 if is_op(node, "ConvTranspose") else 0
 
 
 def _with_bias(node: Node, weight: Values, scale: Values) -> Product | None:

@@ -27,7 +27,7 @@ def regions_of(graph: Graph, layout: Layout) -> list[Region]:
 def _region(graph: Graph, layout: Layout, node: Node, taken: set[int]) -> Region:
     kind = layout.kind(node)
     elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in layout.blocked
-    alone = kind in ("concat", "pieces", "round", "unround")
+    alone = kind in ("concat", "pieces", "pick", "pad", "round", "unround")
     if alone or not (kind or elementwise):
         return Region(node, [], node.outputs[0])
     start = [node] if elementwise else []

@@ -63,7 +63,7 @@ class Ending:
             if operand.image is None:
                 found.append(Operand("channels", Strides(0, BLOCK, BLOCK)))
                 continue
-            found.append(Operand(operand.kind, rescaled(operand.image.strides, scale)))
+            found.append(Operand(operand.kind, rescaled(operand.image.wide, scale)))
         return Expression(tuple(found), tuple(self.steps))
 
     def places(self) -> list[Place]:
@@ -72,12 +72,12 @@ class Ending:
 
     def written(self, strides: Strides) -> Strides:
         """The sink's strides with the grid values are written on."""
-        return replace(strides, grid=self.sink) if strides.grid else strides
+        return strides if self.sink is None else replace(strides, grid=self.sink)
 
 
 def rescaled(strides: Strides, scale: float | None) -> Strides:
     """Strides of an image that is read with another scale than its own."""
-    if strides.grid is None or scale is None:
+    if scale is None or not isinstance(strides.grid, Grid):
         return strides
     return replace(strides, grid=replace(strides.grid, scale=scale))
 

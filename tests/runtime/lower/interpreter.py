@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.ir.graph import Graph
 from graphopt.runtime.codegen import object_file
 from graphopt.runtime.lower.arena import Arena, plan
-from graphopt.runtime.lower.lowering import Lowering
+from graphopt.runtime.lower.batch import lower
 from graphopt.runtime.lower.program import Memory, Place, Port, Program, Step
 from graphopt.runtime.lower.sizes import fix_sizes
 from graphopt.runtime.machine import llvm_target
@@ -27,7 +27,7 @@ def lowered(graph: Graph, machine: str = "avx2") -> Program:
     """The program of a graph whose free dimensions are 1."""
     own = graph.copy()
     fix_sizes(own)
-    return Lowering(own, MACHINES[machine]).run()
+    return lower(own, MACHINES[machine])
 
 
 class Interpreter:
