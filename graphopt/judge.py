@@ -26,9 +26,10 @@ from graphopt.runtime.toolchain.toolchain import Toolchain
 # Winograd's transforms cost two digits of float32's seven; see Oracle for what noise adds.
 # Half precision has three of its own, and a network adds up what its layers lose.
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
-# What float layers before the first rounding may be off; and how much of the outputs that may move
-# before comparing them says little.
-_LAST_BITS, _MUCH = 1e-6, 2e-2
+# What float layers before a rounding may be off, in the precision they compute in; and how much of
+# the outputs that may move before comparing them says little.
+_LAST_BITS = {"float32": 1e-6, "float16": 2.0**-10}
+_MUCH = 2e-2
 # In qemu a run does some 0.3 GMAC a second.
 _MOST_EMULATED_MACS = 8_000_000_000
 
@@ -37,10 +38,10 @@ def _stored_in_half(graph: Graph) -> Graph:
     return Pipeline([*default_passes(), pass_class("to-float16")()]).run(graph).graph
 
 
-def _moved(feeds: Feeds) -> Feeds:
+def _moved(feeds: Feeds, by: float) -> Feeds:
     rng = np.random.default_rng(0)
     floats = {name: values for name, values in feeds.items() if values.dtype.kind == "f"}
-    factors = {n: 1 + _LAST_BITS * rng.standard_normal(v.shape) for n, v in floats.items()}
+    factors = {n: 1 + by * rng.standard_normal(v.shape) for n, v in floats.items()}
     return {**feeds, **{n: (v * factors[n]).astype(v.dtype) for n, v in floats.items()}}
 
 
@@ -85,7 +86,8 @@ class Judge:
         runner, *simulations = self._runners
         self._expected = runner.run(feeds)
         if simulations:
-            others = [runner.run(_moved(feeds)), *(s.run(feeds) for s in simulations)]
+            moved = _moved(feeds, _LAST_BITS[self._precision])
+            others = [runner.run(moved), *(s.run(feeds) for s in simulations)]
             spread = max(max(errors_of(self._expected, o).values(), default=0.0) for o in others)
             self.tolerance = max(self.tolerance, self._factor * spread)
         self._runners.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from graphopt.errors import UsageError
 from graphopt.evaluate import evaluate
 from graphopt.frontends import from_torch
 from graphopt.ir.graph import Constant, Graph
+from graphopt.passes.distill.losses import KeptChannels
 from graphopt.passes.distill.recover import Recover
 from graphopt.passes.distill.train import Train
 from graphopt.passes.distill.written import read_terms, terms_at
@@ -186,3 +188,52 @@ def test_heads_of_a_yolo_are_compared_where_the_teacher_sees_something() -> None
     (result,) = Pipeline([learning]).run(detector(1), teacher=teacher, strict=True).results
     names = [n for n in result.facts["training"]["rows"][0] if n.startswith("objectness-scaled ")]
     assert names == ["objectness-scaled p4", "objectness-scaled p5"]
+
+
+def test_words_behind_a_term() -> None:
+    plain, marked = read_terms("masked-feature @ features; pkd @ heads * 2 fade normalized masked")
+    assert not any((plain.term.normalized, plain.term.masked, plain.by_std))
+    assert marked.term.normalized
+    assert marked.term.masked
+    assert (marked.term.weight, marked.term.schedule) == (2, "fade")
+
+
+def test_channels_of_a_wider_teacher_are_lent_only_where_it_is_asked_for() -> None:
+    wide = untrained("yolov3-tiny", SHAPES, None, 0.25, 64, 0)
+    asked: list[tuple[str, int]] = []
+
+    def varying(name: str, count: int) -> KeptChannels:
+        asked.append((name, count))
+        return KeptChannels(tuple(range(count)))
+
+    lent = terms_at(read_terms("pkd @ features std"), detector(), wide, None, varying)
+    assert asked == [
+        (name, detector().tensors()[name].shape[1])
+        for name, _ in lent
+        if detector().tensors()[name].shape[1] < wide.tensors()[name].shape[1]
+    ]
+    assert len(asked) > 3
+    kept = [t.channels for several in lent.values() for t in several if t.channels is not None]
+    assert [len(k.indices) for k in kept] == [count for _, count in asked]
+    plain = terms_at(read_terms("pkd @ features"), detector(), wide, None, _never)
+    assert all(t.channels is None for several in plain.values() for t in several)
+
+
+def test_a_loss_with_a_mask_sees_only_where_objects_are() -> None:
+    from graphopt.passes.distill.labelled import labels_of
+
+    labels = labels_of(detector(), SHAPES, task="auto", loss="", preprocess="", decoder=ANCHORS)
+    targets = torch.tensor([[[1.0, 0, 0, 32, 32], [-1, 0, 0, 64, 64]]])
+    mask = labels.masks(targets, 4, 4)
+    assert mask.shape == (1, 4, 4)
+    assert mask[0, :2, :2].all()
+    assert mask.sum() == 4
+    passes = [Recover(labels=SHAPES, decoder=ANCHORS, epochs=0.34, **QUICK)]
+    rows = []
+    for words in ("", " masked"):
+        learning = dataclasses.replace(passes[0], terms=f"spatial-attention @ features{words}")
+        outcome = Pipeline([learning]).run(detector(), teacher=detector(1), strict=True)
+        rows.append(outcome.results[0].facts["training"]["rows"][0])
+    names = [n for n in rows[0] if n.startswith("spatial-attention ")]
+    assert names
+    assert any(rows[0][n] != rows[1][n] for n in names)
