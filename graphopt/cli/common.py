@@ -28,6 +28,12 @@ Report = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="Write report.json and report.html into this folder."),
 ]
+Folder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Checkpoints and logs; an interrupted run there goes on."),
+]
+Device = Annotated[str, typer.Option(help="cpu, or auto for a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")]
 Measure = Annotated[bool, typer.Option(help="Time both models in ONNX Runtime.")]
 DecoderName = Annotated[
     Optional[str],  # noqa: UP045

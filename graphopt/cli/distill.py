@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli.common import File, Json, Measure, Report, Text, checked_report, finish, progress
+from graphopt.cli.common import (
+    Device,
+    File,
+    Folder,
+    Json,
+    Measure,
+    Report,
+    Seed,
+    Text,
+    checked_report,
+    finish,
+    progress,
+)
 
 app = typer.Typer()
 
@@ -36,17 +48,11 @@ def distill(
         Text,
         typer.Option(help="How images become inputs, e.g. yolo or 'letterbox, rgb, scale=1/255'."),
     ] = None,
-    folder: Annotated[
-        File, typer.Option(help="Checkpoints and logs; an interrupted run found there goes on.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, or auto for a GPU where there is one.")
-    ] = "auto",
+    folder: Folder = None,
+    device: Device = "auto",
     report: Report = None,
     as_json: Json = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")
-    ] = 0,
+    seed: Seed = 0,
     measure: Measure = True,
 ) -> None:
     """Trains STUDENT to do what the teacher does on images without labels."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphopt.cli.common import File, Json, Names, Text, print_json, progress
+from graphopt.cli.common import Device, File, Json, Names, Text, print_json, progress
 from graphopt.errors import UsageError
 
 recipe_app = typer.Typer(
@@ -57,9 +57,7 @@ def recipe_run(
         Names, typer.Option(help="Only this stage and what it comes from (repeatable).")
     ] = None,
     setting: Settings = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, or auto for a GPU where there is one.")
-    ] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Runs a recipe; the same command goes on where a run was stopped."""

@@ -10,9 +10,13 @@ import typer
 
 from graphopt.cli.common import (
     DecoderName,
+    Device,
     File,
+    Folder,
+    Json,
     Measure,
     Report,
+    Seed,
     Text,
     checked_decoder,
     checked_report,
@@ -77,19 +81,11 @@ def train(
     preprocess: Annotated[
         Text, typer.Option(help="How images become inputs, e.g. cifar or 'letterbox, rgb'.")
     ] = None,
-    folder: Annotated[
-        File, typer.Option(help="Checkpoints and logs; an interrupted run there goes on.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, or auto for a GPU where there is one.")
-    ] = "auto",
+    folder: Folder = None,
+    device: Device = "auto",
     report: Report = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")
-    ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Two runs with one seed write the same bytes.")
-    ] = 0,
+    as_json: Json = False,
+    seed: Seed = 0,
     measure: Measure = True,
 ) -> None:
     """Trains NETWORK on labelled images."""
