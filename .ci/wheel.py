@@ -9,7 +9,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"graphopt": "graphopt", "passes": "graphopt/passes", "runtime": "graphopt/runtime"}
+FOLDERS = {
+    "graphopt": "graphopt",
+    "passes": "graphopt/passes",
+    "runtime": "graphopt/runtime",
+    "examples/recipes": "graphopt/recipes/published",
+}
 
 
 def main() -> int:

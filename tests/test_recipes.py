@@ -293,3 +293,22 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> No
         main(["recipe", "run", "hand-local-decay", "--set", "width"])
     assert refused.value.code != 0
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+# --- the pages ----------------------------------------------------------------------------------
+
+
+def test_every_recipe_has_a_page_and_its_tables_are_made_from_results() -> None:
+    from benchmarks.recipes import PAGES, RESULTS, body
+
+    for name in known_recipes():
+        assert f"graphopt recipe run {name}" in (PAGES / f"{name}.md").read_text("utf-8")
+        assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text("utf-8")
+    files = sorted(RESULTS.glob("*.json"))
+    assert files
+    for path in files:
+        content = json.loads(path.read_text("utf-8"))
+        recipe = read_recipe(find_recipe(content["recipe"]), content["scale"])
+        page = (PAGES / f"{recipe.name}.md").read_text("utf-8")
+        assert body(recipe, content, path.stem) in page
+        assert path.with_suffix(".svg").exists()
