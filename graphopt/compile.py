@@ -108,6 +108,8 @@ def compile_file(
     used = _checked_precision(target, precision)
     if tune_at is not None and target.gpu is not None:
         raise UsageError(f"{target.name}: there is no tuning for GPUs; leave --tune out")
+    if lasting is not None and target.gpu is not None:
+        raise UsageError(f"{target.name}: its GPU transforms no weights; set no limit for them")
     tools = toolchain_for(target, abi, use=toolchain)
     if form == "tvm" and target.gpu is not None:
         raise UsageError(

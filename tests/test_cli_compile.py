@@ -240,6 +240,24 @@ def test_a_net_that_is_not_optimized_is_compiled_as_it_is(model: Path) -> None:
     assert "optimizing" not in made.seconds
 
 
+def test_a_limit_for_transformed_weights(tmp_path: Path) -> None:
+    need("cc")
+    layers = """(float[1,64,32,32] x) => (float[1,64,32,32] y) <float[64,64,3,3] v, float[64,64,3,3] w>
+        { c = Conv <pads = [1,1,1,1]> (x, v)  y = Conv <pads = [1,1,1,1]> (c, w) }"""
+    save(graph_from(layers), tmp_path / "m.onnx")
+    taken = []
+    for limit in (None, "0.2", "0"):
+        more = [] if limit is None else ["--transformed-weights", limit]
+        place = tmp_path / f"b{limit}"
+        done = run("compile", tmp_path / "m.onnx", "--target", "host", "-o", place, *more)
+        assert done.returncode == 0, done.stderr
+        manifest = json.loads((place / "manifest.json").read_text())
+        taken.append(manifest["memory"]["lasting"])
+    free, limited, none = taken
+    assert free > 200_000 >= limited
+    assert none == 0
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -252,6 +270,7 @@ def test_a_net_that_is_not_optimized_is_compiled_as_it_is(model: Path) -> None:
         (["--size", "S=18", "--precision", "int3"], "no precision is called 'int3'"),
         (["--size", "S=18", "--toolchain", "ndk"], "'ndk' does not build for linux-gnu"),
         (["--size", "S=18", "-o", "nowhere/b"], "nowhere does not exist"),
+        (["--format", "onnx", "--transformed-weights", "3"], "are for code"),
     ],
 )
 def test_what_cannot_be_meant(options: list[str], told: str, model: Path) -> None:
@@ -263,6 +282,7 @@ def test_what_cannot_be_meant(options: list[str], told: str, model: Path) -> Non
     [
         ("tx3", [], "no target is called 'tx3'; did you mean tx2?"),
         ("tx2-gpu", ["--precision", "int8"], "sm_62 has no dp4a, so no int8"),
+        ("tx2-gpu", ["--transformed-weights", "3"], "its GPU transforms no weights"),
         ("tx2", ["--precision", "float16"], "tx2 cannot do float16: Cortex-A57 has no fp16"),
     ],
 )

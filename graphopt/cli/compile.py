@@ -67,6 +67,16 @@ def compile_(
             "rpc:ADDRESS:PORT. Remembered.",
         ),
     ] = None,
+    transformed: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--transformed-weights",
+            min=0,
+            metavar="MB",
+            help="The most memory for weights that are transformed when the network is loaded; as "
+            "much as is fast if not given.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -78,9 +88,10 @@ def compile_(
         raise UsageError(f"--format {form!r} is not one of {', '.join(_ENDINGS)}")
     place = output or model.with_name(f"{model.stem}.{chosen.name}{_ENDINGS[form]}")
     if form == "onnx":
-        if abi or toolchain or tune or verify is not None:
+        if abi or toolchain or tune or verify is not None or transformed is not None:
             raise UsageError(
-                "--abi, --toolchain, --tune and --verify are for code, not for --format onnx"
+                "--abi, --toolchain, --tune, --verify and --transformed-weights are for code, not for "
+                "--format onnx"
             )
         _export(model, place, chosen, size or [], precision, optimize, force, as_json)
         return
@@ -99,6 +110,7 @@ def compile_(
             toolchain=toolchain,
             verify=verify,
             tune_at=_tune_at(tune, chosen),
+            lasting=None if transformed is None else round(transformed * 1e6),
             replace=force,
             progress=telling,
         )
