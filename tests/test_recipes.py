@@ -10,12 +10,15 @@ import pytest
 
 from graphopt.cli import main
 from graphopt.errors import UsageError
-from graphopt.frontends.onnx_file import load
+from graphopt.evaluate.readers.shapes import Shapes
+from graphopt.evaluate.readers.yolo import write
+from graphopt.frontends.onnx_file import load, save
 from graphopt.ir.cost import cost_of
 from graphopt.recipes import find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes import run as running
 from graphopt.recipes.recipe import Claim
 from graphopt.recipes.table import answers, cells, columns, spread
+from graphopt.zoo.trained import trained_example
 
 TEXT = """
 title = "A small one"
@@ -225,6 +228,41 @@ def test_an_interrupted_stage_goes_on_to_the_same_end(
         files = [p / "out" / "seed0" / stage / "model.onnx" for p in (path.parent, tmp_path)]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert [r["metrics"] for r in again] == [r["metrics"] for r in results]
+
+
+UNLABELLED = """
+title = "No labels"
+source = "nobody"
+task = "detection"
+metric = "ap50"
+network = { file = "$model" }
+
+[scale.small]
+train = "FOLDER"
+test = "shapes:test,count=8"
+model = "MODEL"
+
+[[stage]]
+name = "pruned"
+pass = [{ name = "prune", macs = "60%", data = "$images" }]
+"""
+
+
+def test_a_file_and_a_folder_without_labels(tmp_path: Path) -> None:
+    """The recipe starts from somebody's file; another file in its place is another recipe."""
+    write(Shapes("train,count=8"), tmp_path / "set")
+    save(trained_example(), tmp_path / "m.onnx")
+    path = tmp_path / "mine.toml"
+    text = UNLABELLED.replace("FOLDER", str(tmp_path / "set" / "images"))
+    path.write_text(text.replace("MODEL", str(tmp_path / "m.onnx")))
+    (first,) = run(path)
+    assert first["cost"]["macs"] < 0.6 * cost_of(trained_example()).macs
+    assert run(path) == [first]
+    other = trained_example()
+    other.nodes[0].name = "renamed"
+    save(other, tmp_path / "m.onnx")
+    (again,) = run(path)
+    assert again["fingerprint"] != first["fingerprint"]
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:

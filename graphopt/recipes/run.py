@@ -81,7 +81,9 @@ def write_result(place: Path, result: Mapping[str, Any]) -> None:
     """Writes what a stage found out, all or nothing."""
     beside = place / f"{RESULT}.part"
     try:
-        beside.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        beside.write_text(
+            json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
         beside.replace(place / RESULT)
     except OSError as error:
         raise SaveError(f"{place / RESULT} cannot be written: {error}") from error

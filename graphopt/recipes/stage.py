@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 from graphopt.channels.plan import Plan
 from graphopt.channels.plan import save as save_plan
-from graphopt.data import Samples
+from graphopt.data import Samples, load_samples
 from graphopt.data.images import METADATA as PREPROCESS
 from graphopt.evaluate import evaluate
 from graphopt.evaluate.decoders import METADATA as DECODER
@@ -90,7 +91,9 @@ class Ground:
         return graph
 
     def images(self, graph: Graph) -> Samples:
-        """The images of the training set without their labels."""
+        """The images of the training set without their labels; `train` may be a folder without any."""
+        if self._images is None and Path(self.recipe.train).exists():
+            self._images = load_samples(self.recipe.train, graph, preprocess=self.recipe.preprocess)
         if self._images is None:
             labelled = labelled_samples(self.recipe.train, graph, task_for(graph, self.recipe.task))
             name = graph.inputs[0].name
@@ -110,6 +113,8 @@ def stage_print(ground: Ground, stage: Stage) -> str:
     about += [recipe.task, recipe.train, recipe.test, recipe.preprocess]
     if stage.source is None:
         about.append(dict(stage.network))
+        if stage.network.get("file"):
+            about.append(hashlib.sha256(Path(str(stage.network["file"])).read_bytes()).hexdigest())
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -150,7 +155,7 @@ def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any
         "passes": [str(r.text) for r in outcome.results],
         "did": [note.what for r in outcome.results for note in r.rewrites][:20],
         "cost": _cost(outcome.graph, place / MODEL),
-        "metrics": {k: v for k, v in found.items() if isinstance(v, float) and k != "seconds"},
+        "metrics": {k: v for k, v in found.items() if _is_figure(v) and k != "seconds"},
         "images": found["images"],
         "boards": boards,
         "training": facts.get("training", {}).get("rows", []),
@@ -205,6 +210,11 @@ def _keep_plan(facts: Mapping[str, Any], place: Path, since: str | None) -> None
         save_plan(plan, place / PLAN)
     else:
         (place / PLAN).unlink(missing_ok=True)
+
+
+def _is_figure(value: Any) -> bool:
+    """A number; that of objects of a size there are none of is NaN, which JSON does not have."""
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _cost(graph: Graph, path: Path) -> dict[str, float]:
