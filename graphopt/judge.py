@@ -86,7 +86,9 @@ class Judge:
         runner, *simulations = self._runners
         self._expected = runner.run(feeds)
         if simulations:
-            moved = _moved(feeds, _LAST_BITS[self._precision])
+            # Without integers there are no steps that half precision's own rounding could move.
+            bits = _LAST_BITS[self._precision if self._quantized else "float32"]
+            moved = _moved(feeds, bits)
             others = [runner.run(moved), *(s.run(feeds) for s in simulations)]
             spread = max(max(errors_of(self._expected, o).values(), default=0.0) for o in others)
             self.tolerance = max(self.tolerance, self._factor * spread)
