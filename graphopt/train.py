@@ -1,6 +1,6 @@
 """Training as a job: a network of the zoo, or an ONNX file, and labelled images in; a trained file out.
 
-graphopt.train("yolov3-tiny", "mine.onnx", labels="yolo:train/", width=0.25, input_size=160, epochs=30)
+train_file("yolov3-tiny", "mine.onnx", labels="yolo:train/", width=0.25, input_size=160, epochs=30)
 """
 
 from __future__ import annotations
@@ -60,6 +60,19 @@ def train_file(
     Raises:
         LoadError, UsageError, UnsupportedError, TrainingError, SaveError: see there.
     """
+
+    def trained(source: Path) -> Optimized:
+        learning = _learning(labels, validation, options)
+        return optimize_file(
+            source,
+            Path(target),
+            passes=[learning],
+            seed=seed,
+            strict=True,
+            measure=measure,
+            progress=progress,
+        )
+
     if str(network) not in names():
         given = {"classes": classes, "width": width, "input-size": input_size}
         for name, value in given.items():
@@ -67,9 +80,7 @@ def train_file(
                 raise UsageError(
                     f"{name} is for networks of the zoo ({', '.join(names())}); {network} has its own"
                 )
-        return _trained(
-            Path(network), Path(target), labels, validation, seed, measure, progress, options
-        )
+        return trained(Path(network))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{network}.onnx"
         progress(f"building {network}")
@@ -83,7 +94,7 @@ def train_file(
             options |= fitted_decoder(str(network), labels, size, seed)
         elif anchors not in ("fitted", "published"):
             raise UsageError(f"anchors={anchors} is neither fitted nor published")
-        return _trained(source, Path(target), labels, validation, seed, measure, progress, options)
+        return trained(source)
 
 
 def untrained(
@@ -111,44 +122,29 @@ def untrained(
 
 def fitted_decoder(network: str, labels: str | Examples, size: int, seed: int) -> dict[str, str]:
     """The option `decoder` for a YOLO, with anchors fitted to the labels; nothing for other networks."""
-    from graphopt.evaluate.decoders import DECODERS
+    from graphopt.evaluate.decoders import DECODERS, decoder_named
     from graphopt.tasks.anchors import fitted_anchors
 
     model = spec(network)
     if not network.startswith("yolo"):
         return {}
-    base = network if network in DECODERS else "yolov3"
+    plain: Any = decoder_named(network if network in DECODERS else "yolov3")
     found = fitted_anchors(labels, size, scales=len(model.outputs), per_scale=3, seed=seed)
-    flat = "|".join(f"{w:g}x{h:g}" for scale in found for w, h in scale)
-    return {"decoder": f"{base}{{anchors={flat}}}"}
+    return {"decoder": str(dataclasses.replace(plain, anchors=found))}
 
 
-def _trained(
-    source: Path,
-    target: Path,
-    labels: str | Examples,
-    validation: str | Examples | None,
-    seed: int,
-    measure: bool,
-    progress: Progress,
-    options: Mapping[str, Any],
-) -> Optimized:
+def _learning(
+    labels: str | Examples, validation: str | Examples | None, options: Mapping[str, Any]
+) -> Any:
+    """The pass `train`, which judges its epochs if there is something to judge by."""
     learning: Any = recovering(options, "train", labels=labels)
-    if validation is not None:
-        judge = judging(
-            validation,
-            learning.task,
-            decoder=learning.decoder,
-            preprocess=learning.preprocess,
-            limit=_VALIDATED,
-        )
-        learning = dataclasses.replace(learning, evaluate=judge)
-    return optimize_file(
-        source,
-        target,
-        passes=[learning],
-        seed=seed,
-        strict=True,
-        measure=measure,
-        progress=progress,
+    if validation is None:
+        return learning
+    judge = judging(
+        validation,
+        learning.task,
+        decoder=learning.decoder,
+        preprocess=learning.preprocess,
+        limit=_VALIDATED,
     )
+    return dataclasses.replace(learning, evaluate=judge)

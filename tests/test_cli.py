@@ -160,15 +160,17 @@ def test_zoo_near_miss(tmp_path: Path) -> None:
 
 
 def test_help_is_quick() -> None:
-    def once() -> float:
+    """0.1 s on a quiet machine, and next to nothing beyond the library of the command line."""
+
+    def once(*arguments: str) -> float:
         started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "graphopt", "--help"], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         return time.perf_counter() - started
 
-    # The best of several: the machine may be busy, the program may not be slow.
-    assert min(once() for _ in range(7)) < 0.3
+    # In turns and against each other: the machine may be busy, the program may not be slow.
+    pairs = [(once("-m", "graphopt", "--help"), once("-c", "import typer")) for _ in range(7)]
+    helps, imports = zip(*pairs, strict=True)
+    assert min(helps) < 3.5 * min(imports)
 
 
 def test_version() -> None:

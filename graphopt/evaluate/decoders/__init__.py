@@ -80,7 +80,7 @@ def decoder_for(given: str | Decoder | Function | None, graph: Graph) -> Decoder
     if METADATA in graph.metadata:
         return _remembered(graph)
     outputs, size = _shapes(graph), input_size(graph)
-    fitting = [d for d in map(_named, DECODERS) if size and d.fits(outputs, size)]
+    fitting = [d for d in map(decoder_named, DECODERS) if size and d.fits(outputs, size)]
     if len(fitting) == 1:
         return fitting[0]
     shapes = ", ".join(f"{n} {tuple(s)}" for n, s in outputs.items())
@@ -106,7 +106,7 @@ def _remembered(graph: Graph) -> Decoder:
     """The decoder in the model's metadata: names alone, as a model must not import anything."""
     text = graph.metadata[METADATA]
     try:
-        found = _named(text)
+        found = decoder_named(text)
     except UsageError as error:
         raise ModelError(f"the model's metadata {METADATA}: {str(error)[:300]}") from error
     outputs, size = _shapes(graph), input_size(graph)
@@ -123,14 +123,19 @@ def _remembered(graph: Graph) -> Decoder:
 def _imported(name: str) -> Decoder:
     module, colon, attribute = name.partition(":")
     if not colon:
-        return _named(name)
+        return decoder_named(name)
     try:
         return Own(getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
         raise UsageError(f"decoder {name!r} cannot be imported: {error}") from error
 
 
-def _named(text: str) -> Decoder:
+def decoder_named(text: str) -> Decoder:
+    """The decoder of a name with options: one of ours, nothing is imported for it.
+
+    Raises:
+        UsageError: no such decoder or option.
+    """
     name, options = split_text(text)
     if name not in DECODERS:
         raise UsageError(unknown("decoder", name, DECODERS))

@@ -54,8 +54,8 @@ class Drawn(Examples):
         self._stream, count = self.splits[split]
         options = read_options(rest, self.kind)
         size = options.pop("size", str(self.usual_size))
-        self.size = _number(size, "size", _SMALLEST_SIZE, _LARGEST_SIZE)
-        self._count = _number(options.pop("count", str(count)), "count", 1, 1_000_000)
+        self.size = _number(size, f"{self.kind}: size", _SMALLEST_SIZE, _LARGEST_SIZE)
+        self._count = _number(options.pop("count", str(count)), f"{self.kind}: count", 1, 1_000_000)
         if options:
             told = unknown("option", next(iter(options)), ("count", "size"))
             raise UsageError(f"{self.kind}: {told}")
@@ -103,53 +103,68 @@ class Patches(Drawn):
 
 def draw(stream: int, index: int, size: int) -> Example:
     """Image `index` of a random stream, size x size pixels, with its labels."""
-    from PIL import Image, ImageDraw
-
-    rng = np.random.default_rng((stream, index))
-    ground = _background(rng, size)
-    picture = Image.fromarray(ground).resize((size * _FINE, size * _FINE), Image.Resampling.BICUBIC)
-    brush = ImageDraw.Draw(picture)
-    _lines(rng, brush, size * _FINE)
+    canvas = _Canvas(np.random.default_rng((stream, index)), size)
     classes: list[int] = []
     boxes: list[Array] = []
-    for _ in range(int(rng.integers(1, _MOST_OBJECTS + 1))):
-        kind, outline = _placed(rng, boxes)
+    for _ in range(int(canvas.rng.integers(1, _MOST_OBJECTS + 1))):
+        kind, outline = _placed(canvas.rng, boxes)
         if outline is None:
             continue
-        _paint(brush, kind, outline * size * _FINE, _colour(rng, ground.mean((0, 1))))
+        _paint(canvas.brush, kind, outline * size * _FINE, canvas.colour())
         classes.append(kind)
         boxes.append(_box(outline))
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)
-    noisy = pixels + rng.normal(0, rng.uniform(0, 12), pixels.shape)
-    image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-    corners = np.array(boxes).reshape(-1, 4) * size
-    return Example(image, np.array(classes, np.int64), np.clip(corners, 0, size))
+    corners = np.clip(np.array(boxes).reshape(-1, 4) * size, 0, size)
+    return Example(canvas.image(noise=12), np.array(classes, np.int64), corners)
 
 
 def draw_patch(stream: int, index: int, size: int) -> Example:
     """Image `index` of a random stream with one object, which may be cut off a little at the edges."""
-    from PIL import Image, ImageDraw
-
-    rng = np.random.default_rng((stream, index))
-    ground = _background(rng, size)
-    picture = Image.fromarray(ground).resize((size * _FINE, size * _FINE), Image.Resampling.BICUBIC)
-    brush = ImageDraw.Draw(picture)
-    _lines(rng, brush, size * _FINE)
+    canvas = _Canvas(np.random.default_rng((stream, index)), size)
+    rng, brush = canvas.rng, canvas.brush
     kind = int(rng.integers(len(PATCHES)))
     shape, filled = _KINDS[kind // 2], kind % 2 == 0
     extent = rng.uniform(0.18, 0.42)
     middle = rng.uniform(0.35, 0.65, 2)
     points = (middle + extent * _outline(shape, rng.uniform(0, 2 * math.pi))) * size * _FINE
-    colour = _colour(rng, ground.mean((0, 1)))
+    colour = canvas.colour()
     flat = [tuple(p) for p in points.tolist()]
     if filled:
         brush.polygon(flat, fill=colour)
     else:
         brush.line([*flat, flat[0], flat[1]], fill=colour, width=max(2, int(0.2 * extent * size)))
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32)
-    noisy = pixels + rng.normal(0, rng.uniform(0, 25), pixels.shape)
-    image = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-    return Example(image, np.array([kind], np.int64))
+    return Example(canvas.image(noise=25), np.array([kind], np.int64))
+
+
+class _Canvas:
+    """A background with some lines on it, _FINE times as large as the image it becomes."""
+
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        from PIL import Image, ImageDraw
+
+        self.rng, self.size = rng, size
+        ground = _background(rng, size)
+        self._mean = ground.mean((0, 1))
+        fine = (size * _FINE, size * _FINE)
+        self._picture = Image.fromarray(ground).resize(fine, Image.Resampling.BICUBIC)
+        self.brush = ImageDraw.Draw(self._picture)
+        _lines(rng, self.brush, size * _FINE)
+
+    def colour(self) -> tuple[int, ...]:
+        """One that is seen on the background."""
+        for _ in range(_TRIES):
+            colour = self.rng.integers(0, 256, 3)
+            if np.abs(colour - self._mean).max() >= _CONTRAST:
+                break
+        return tuple(int(c) for c in colour)
+
+    def image(self, *, noise: float) -> Array:
+        """The picture reduced, with up to so much noise."""
+        from PIL import Image
+
+        reduced = self._picture.resize((self.size, self.size), Image.Resampling.BOX)
+        pixels = np.asarray(reduced, np.float32)
+        noisy = pixels + self.rng.normal(0, self.rng.uniform(0, noise), pixels.shape)
+        return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> Array:
@@ -214,15 +229,6 @@ def _paint(brush: Any, kind: int, points: Array, colour: tuple[int, ...]) -> Non
     brush.ellipse([*low, *high], outline=colour, width=width)
 
 
-def _colour(rng: np.random.Generator, ground: Array) -> tuple[int, ...]:
-    """One that is seen on the background."""
-    for _ in range(_TRIES):
-        colour = rng.integers(0, 256, 3)
-        if np.abs(colour - ground).max() >= _CONTRAST:
-            break
-    return tuple(int(c) for c in colour)
-
-
 def _box(points: Array) -> Array:
     return np.concatenate([points.min(0), points.max(0)])
 
@@ -240,5 +246,5 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     except ValueError:
         value = least - 1
     if not least <= value <= most:
-        raise UsageError(f"shapes: {name}={text} is not a whole number from {least} to {most}")
+        raise UsageError(f"{name}={text} is not a whole number from {least} to {most}")
     return value
