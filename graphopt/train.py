@@ -19,6 +19,8 @@ from graphopt.frontends.onnx_file import save
 from graphopt.ir.graph import Graph
 from graphopt.optimize import Optimized, optimize_file
 from graphopt.pipeline import Progress, silent
+from graphopt.prune import KEEPING_NAMES
+from graphopt.registry import parse_passes
 from graphopt.tasks.judging import judging
 from graphopt.zoo import export, names, spec
 
@@ -66,7 +68,7 @@ def train_file(
         return optimize_file(
             source,
             Path(target),
-            passes=[learning],
+            passes=[*parse_passes(KEEPING_NAMES), learning],
             seed=seed,
             strict=True,
             measure=measure,

@@ -31,6 +31,7 @@ from graphopt.training.guards import (
     maybe_no_sync,
 )
 from graphopt.training.hooks import Hook, Moment
+from graphopt.training.layout import lay_out
 from graphopt.training.logs import Events, write_csv
 from graphopt.training.objective import Learner, Objective
 from graphopt.training.optimizers import optimizer_for, take_values
@@ -143,6 +144,7 @@ class Trainer:
             KeyboardInterrupt: asked to stop; the state is saved if there is a folder.
         """
         self.learner.train()
+        lay_out(self.learner, model=self.model)
         self._prepare()
         self._resume()
         with interruptible(self.stop), deterministic():
@@ -210,7 +212,7 @@ class Trainer:
     def _finish(self) -> None:
         if self.ema is not None:
             take_values(self.model, self.ema.module)
-        self.learner.cpu().eval()
+        self.learner.cpu().eval().to(memory_format=torch.contiguous_format)
         self.accelerator.free_memory()
         forget_accelerator()
 

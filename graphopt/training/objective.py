@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from graphopt.training.hooks import Moment
 
@@ -40,7 +41,8 @@ class Task(Objective):
 
     def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
         """See the class."""
-        outputs: Any = model(*inputs[: self.inputs])
+        # contiguous: a loss of the user's may take `view`s, whichever way the network ran
+        outputs: Any = tree_map_only(Tensor, Tensor.contiguous, model(*inputs[: self.inputs]))
         found = self.loss(outputs, *inputs[self.inputs :])
         return {"task": found} if isinstance(found, Tensor) else dict(found)
 

@@ -1,0 +1,90 @@
+"""Channels last while a graph's view trains: the same numbers, and nobody else's module is touched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from graphopt.frontends.normal_form import normalize
+from graphopt.fx import to_fx
+from graphopt.training import Hook, Moment, Recipe, Task, Trainer
+from graphopt.zoo import export
+
+LAST = torch.channels_last
+
+
+class Pictures:
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(index)
+        return {"x": rng.random((3, 32, 32), np.float32), "y": np.array(index % 10)}
+
+
+class Seen(Hook):
+    """Whether weights lay channels last when a step was over."""
+
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+
+    def after_step(self, model: nn.Module, at: Moment) -> None:
+        weights = [p for p in model.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+        self.found.append(all(w.is_contiguous(memory_format=LAST) for w in weights))
+
+
+def view() -> fx.GraphModule:
+    return to_fx(normalize(export("resnet20", untrained=True)))
+
+
+def trained(model: nn.Module) -> list[bool]:
+    seen = Seen()
+    recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
+    loss = Task(nn.functional.cross_entropy)
+    Trainer(model, loss, Pictures(), ["x", "y"], recipe, hooks=[seen], device="cpu").run()
+    return seen.found
+
+
+def test_a_view_trains_channels_last_and_comes_back_as_it_was() -> None:
+    model = view()
+    assert trained(model) == [True, True]
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+def test_the_order_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for how in ("last", "usual"):
+        if how == "usual":
+            monkeypatch.setattr("graphopt.training.loop.lay_out", lambda *_, **__: None)
+        model = view()
+        assert all(trained(model)) == (how == "last")
+        found[how] = dict(model.named_parameters())
+    for name, value in found["last"].items():
+        torch.testing.assert_close(value, found["usual"][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_users_module_may_take_views() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.line = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 32 * 32, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.line(self.conv(x).view(x.shape[0], -1))
+
+    assert trained(Viewing()) == [False, False]
+    assert trained(fx.symbolic_trace(Viewing())) == [False, False]
+
+
+def test_a_users_loss_may_take_views() -> None:
+    """As YOLO's usually do, of maps (images, channels, height, width)."""
+
+    def loss(y: Tensor, label: Tensor) -> Tensor:
+        return y.view(len(y), -1).square().mean() + 0 * label.sum()
+
+    graph = normalize(export("yolov3-tiny", width=0.25, input_size=32, untrained=True))
+    recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
+    objective = Task(lambda maps, label: sum(loss(m, label) for m in maps))
+    Trainer(to_fx(graph), objective, Pictures(), ["x", "y"], recipe, device="cpu").run()
