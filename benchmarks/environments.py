@@ -10,6 +10,10 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parents[1] / "out" / "bench"
 PACKAGES = {
     "torch-pruning": ["torch>=2.8,<2.14", "torch-pruning", "numpy", "onnx"],
+    # For ONNX files, which onnx2torch makes modules of.
+    "torch-pruning-onnx": [
+        *("torch>=2.8,<2.14", "torch-pruning==1.6.1", "onnx2torch==1.5.15", "numpy", "onnx"),
+    ],
     "onnxruntime": ["onnxruntime>=1.20", "onnx", "numpy", "sympy"],
     "nncf": ["nncf==3.4.0", "onnx", "onnxruntime>=1.20", "numpy"],
     # The last version that takes ONNX files, with the packages of its time.

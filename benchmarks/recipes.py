@@ -4,7 +4,8 @@
     python -m benchmarks.recipes --pages          # the pages again, from the results that are there
 
 Results stand in docs/recipes/results/NAME-SCALE.json with versions, seeds and seconds; a run that was
-stopped goes on (out/recipes). Peers' results (benchmarks.recipe_peers) are shown beside where they are.
+stopped goes on (out/recipes). With --peers Torch-Pruning prunes the same networks, trained with the same
+loop, images, loss and epochs (benchmarks/recipe_peers.py); its rows stand behind the recipe's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipe_peers import run_peers
 from graphopt.recipes import Recipe, find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes.picture import picture
 from graphopt.recipes.table import answers, cells, columns
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--test")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--mark", default="", help="put behind the name of the results")
+    parser.add_argument("--peers", action="store_true", help="Torch-Pruning's rows too")
     parser.add_argument("--pages", action="store_true", help="only write the pages again")
     options = parser.parse_args()
     if not options.pages:
@@ -57,19 +60,26 @@ def run(name: str, options: argparse.Namespace) -> None:
         settings={k: int(v) if v.isdigit() else v for k, v in given.items()},
     )
     mark = f"{name}-{options.scale}{options.mark}"
+    folder, seeds = Path("out/recipes") / mark, range(options.seeds)
     found = run_recipe(
         recipe,
-        Path("out/recipes") / mark,
-        seeds=range(options.seeds),
+        folder,
+        seeds=seeds,
         stages=options.stage,
         watch=Terminal,
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
+        progress=_tell,
     )
+    if options.peers:
+        found += run_peers(recipe, folder, seeds, Terminal, _tell)
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"recipe": name, "scale": options.scale, "train": recipe.train, "test": recipe.test}
     content["settings"] = dict(recipe.settings)
     content["results"] = [kept(r) for r in found]
     (RESULTS / f"{mark}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def kept(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +117,7 @@ def body(recipe: Recipe, content: Mapping[str, Any], stem: str) -> str:
         f"`{content['train']}`, judged on {first['images']} images of `{content['test']}`; {versions}."
     )
     claims = [
-        f"- {a['claim']}: {a['mean']:+.1f} points ("
+        f"- {_claimed(a)}: {a['mean']:+.1f} points ("
         + ", ".join(f"{p:+.1f}" for p in a["points"])
         + f"): {'holds' if a['holds'] else '**does not hold**'}"
         + ("" if a["clear"] or len(a["points"]) < 2 else ", within the noise of the seeds")
@@ -117,6 +127,11 @@ def body(recipe: Recipe, content: Mapping[str, Any], stem: str) -> str:
     return "\n".join(
         [told, "", *lines, "", *claims, "", f"![accuracy against cost](results/{stem}.svg)"]
     )
+
+
+def _claimed(answer: Mapping[str, Any]) -> str:
+    within = f" (within {answer['within']:g})" if answer["within"] else ""
+    return f"{answer['claim']}{within}"
 
 
 if __name__ == "__main__":

@@ -305,6 +305,8 @@ def test_claims_are_answered_seed_by_seed() -> None:
     assert holds["points"] == pytest.approx([10, 0])
     assert (holds["mean"], holds["holds"], holds["clear"]) == (pytest.approx(5), True, False)
     assert not fails["holds"]
+    near, far = answers(results, [Claim("b", "b", "a", 6), Claim("b", "b", "a", 4)], "ap50")
+    assert (near["holds"], far["holds"]) == (True, False)  # 5 points behind in the mean
     assert answers(results[:2], [Claim("a", "a", "b")], "ap50") == []
 
 

@@ -32,6 +32,7 @@
     text = "distillation over fine-tuning"
     better = "distilled"
     worse = "finetuned"
+    within = 0                      # points that `better` may be behind and the claim holds
 
 A value "$word" is replaced as a whole; `$images` are the images of the training set without their
 labels. A stage may have a `network` of its own in place of some of these keys (a narrower student),
@@ -56,7 +57,7 @@ from graphopt.toml import read_toml
 _PUBLISHED = "graphopt.recipes.published"
 _TOP = ("title", "source", "task", "metric", "network", "scale", "stage", "claim", "preprocess")
 _STAGE = ("name", "text", "from", "teacher", "network", "pass", "boards", "ablation")
-_NETWORK = ("name", "width", "size", "anchors", "classes", "file")
+_NETWORK = ("name", "width", "size", "anchors", "classes", "decoder", "file")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 SETTINGS = ("train", "test")  # what every scale has to say
 IMAGES = "$images"
@@ -103,11 +104,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says: one stage does better than another."""
+    """What the paper says: one stage does better than another, or at most so many points worse."""
 
     text: str
     better: str
     worse: str
+    within: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -324,13 +326,17 @@ class _Reader:
         names = [s.name for s in stages]
         found = []
         for table in tables:
-            _only(table, ("text", "better", "worse"), f"{self.where}: [[claim]]")
+            _only(table, ("text", "better", "worse", "within"), f"{self.where}: [[claim]]")
             for key in ("better", "worse"):
                 if table.get(key) not in names:
                     raise UsageError(
                         f"{self.where}: claim: {unknown('stage', str(table.get(key)), names)}"
                     )
-            found.append(Claim(self.text(table, "text"), table["better"], table["worse"]))
+            within = self.replaced(table.get("within", 0))
+            if not isinstance(within, int | float) or within < 0:
+                raise UsageError(f"{self.where}: claim: within={within!r} is no number of points")
+            text = self.text(table, "text")
+            found.append(Claim(text, table["better"], table["worse"], float(within)))
         return tuple(found)
 
 

@@ -84,7 +84,9 @@ class Ground:
         graph = untrained(name, self.recipe.train, how.get("classes"), width, size, self.seed)
         if self.recipe.preprocess:
             graph.metadata[PREPROCESS] = self.recipe.preprocess
-        if how.get("anchors", "fitted") == "fitted":
+        if how.get("decoder"):
+            graph.metadata[DECODER] = str(how["decoder"])
+        elif how.get("anchors", "fitted") == "fitted":
             found = fitted_decoder(name, self.recipe.train, size, self.seed)
             if "decoder" in found:
                 graph.metadata[DECODER] = found["decoder"]

@@ -56,7 +56,8 @@ def answers(
 ) -> list[dict[str, Any]]:
     """For every claim the difference in points over the seeds that have both stages, and whether it holds.
 
-    It holds when the mean difference is above 0; `clear` when it is also above its standard error.
+    It holds when the mean difference is above 0 (above -`within`); `clear` when it is further from
+    there than its standard error.
     """
     found = []
     for claim in claims:
@@ -76,8 +77,9 @@ def answers(
                 "worse": claim.worse,
                 "points": differences,
                 "mean": mean,
-                "holds": mean > 0,
-                "clear": mean > error,
+                "within": claim.within,
+                "holds": mean > -claim.within,
+                "clear": abs(mean + claim.within) > error,
             }
         )
     return found
