@@ -7,7 +7,6 @@ No labels are needed: the student learns what the teacher makes of the images.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,16 @@ def recovering(options: str | Mapping[str, Any], name: str = "recover", **more: 
 
     Args:
         options: "epochs=5 lr=0.01 feature=none", or the same by name.
-        name: of the pass: "recover" or "qat".
+        name: of a pass that trains: "recover", "qat", "train".
         more: options whose values are no text: data, watch, ...
 
     Raises:
         UsageError: an option neither has.
     """
     given = read_options(options, name) if isinstance(options, str) else dict(options)
-    kind = pass_class(name)
-    own = {f.name for f in dataclasses.fields(kind)}
-    mine = {k: v for k, v in given.items() if k.replace("-", "_") in own}
-    recipe = " ".join(f"{k}={v}" for k, v in given.items() if k not in mine)
-    return kind.with_options(
-        {**mine, "recipe": f"{mine.get('recipe', '')} {recipe}".strip(), **more}
-    )
+    kind: Any = pass_class(name)
+    made: Pass = kind.with_recipe({**given, **more})
+    return made
 
 
 def distill_file(

@@ -34,6 +34,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "sparsify": "graphopt.passes.prune.sparsify:Sparsify",
     "prune": "graphopt.passes.prune.prune:Prune",
+    "prune-recover": "graphopt.passes.prune.prune_recover:PruneRecover",
     "regrow": "graphopt.passes.prune.regrow:Regrow",
     "exchange-backbone": "graphopt.passes.distill.exchange_backbone:ExchangeBackbone",
     "recover": "graphopt.passes.distill.recover:Recover",

@@ -94,6 +94,27 @@ def test_prunes_and_recovers_in_one_go(files: Path, capsys: pytest.CaptureFixtur
     assert "recover" in printed.out
 
 
+def test_prunes_and_recovers_in_rounds(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(6):  # six classes of one image each
+        folder = files / "labelled" / str(k)
+        folder.mkdir(parents=True)
+        (folder / "one.png").write_bytes((files / "images" / f"{k}.png").read_bytes())
+    code = run(
+        "optimize", files / "teacher.onnx", "-o", files / "small.onnx", "--data", files / "images",
+        "--prune", "channels=0.5,multiple=1", "--recover", f"epochs=1,{RECIPE},device=cpu",
+        "--rounds", 2, "--max-drop", 100, "--labels", f"imagefolder:{files / 'labelled'}",
+        "--preprocess", "cifar", "--no-measure", "--folder", files / "run",
+        "--report", files / "report",
+    )  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    pruning = json.loads((files / "report" / "report.json").read_text())["pruning"]
+    assert (pruning["settings"]["channels"], len(pruning["rounds"])) == ("0.5", 2)
+    assert all(f"round {k}: " in printed.out for k in (1, 2))
+    assert "points lost" in printed.out
+    assert sorted(p.name for p in (files / "run").iterdir()) == ["round1", "round2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -105,6 +126,12 @@ def test_prunes_and_recovers_in_one_go(files: Path, capsys: pytest.CaptureFixtur
             "did you mean epochs",
         ),
         (["--prune", "macs=0.5", "--data", "empty", "--recover", "epochs=1"], 2, "no image in it"),
+        (["--prune", "macs=0.5", "--rounds", "2"], 2, "are for --prune with --recover"),
+        (
+            ["--prune", "macs=0.5", "--recover", "epochs=1", "--data", "images", "--max-drop", "1"],
+            2,
+            "--max-drop is measured on --labels",
+        ),
         (["--data", "images"], 2, "--data is for --prune, --recover and --quantize"),
     ],
 )

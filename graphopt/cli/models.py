@@ -61,6 +61,23 @@ def optimize(
             "`graphopt passes recover` and of training (lr, batch, ...).",
         ),
     ] = None,
+    rounds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1, help="--prune and --recover in so many steps, each followed by training."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0,
+            help="Stop before the round (4 if not said) that loses more points of AP or top-1 "
+            "on --labels.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Text, typer.Option(metavar="KIND:WHERE", help="Labelled images for --max-drop.")
+    ] = None,
     quantize: Annotated[
         Text,
         typer.Option(
@@ -118,7 +135,9 @@ def optimize(
                 "--data is for --prune, --recover and --quantize; without them no pass needs images"
             )
         chosen = [
-            *_changes(prune, recover, images, folder, telling),
+            *_changes(
+                prune, recover, images, folder, telling, _by_rounds(rounds, max_drop, labels)
+            ),
             *_passes(passes, pipeline, skip or [], only or []),
             *_quantizing(quantize, images),
         ]
@@ -268,8 +287,11 @@ def _changes(
     images: dict[str, str] | None,
     folder: Path | None,
     telling: Telling,
+    rounds: dict[str, Any],
 ) -> list[Any]:
     """The passes that come first: preparation, pruning, recovery."""
+    if rounds and (prune is None or recover is None):
+        raise UsageError("--rounds and --max-drop are for --prune with --recover: give both")
     if prune is None and recover is None:
         return []
     if prune is None:
@@ -278,16 +300,29 @@ def _changes(
         raise UsageError("--recover trains on images: give --data FOLDER (no labels needed)")
     from graphopt.distill import BEFORE_TRAINING, recovering
     from graphopt.prune import PREPARATION, pruning
-    from graphopt.registry import parse_passes, read_options
+    from graphopt.registry import parse_passes, pass_class, read_options
 
     wanted = {**(images or {}), **read_options(prune, "prune")}
     if recover is not None:
         wanted = {**BEFORE_TRAINING, **wanted}
-    found = [*parse_passes(PREPARATION), pruning(**wanted)]
-    if recover is not None:
-        more = {**(images or {}), "folder": str(folder) if folder else "", "watch": telling.watch()}
-        found.append(recovering(recover, **more))
-    return found
+    found = parse_passes(PREPARATION)
+    more = {**(images or {}), "folder": str(folder) if folder else "", "watch": telling.watch()}
+    if rounds and recover is not None:
+        chosen = {k: v for k, v in wanted.items() if k not in (images or {})}
+        both = {"prune": " ".join(f"{k}={v}" for k, v in chosen.items()), "recover": recover}
+        return [*found, pass_class("prune-recover").with_options({**more, **both, **rounds})]
+    found.append(pruning(**wanted))
+    return found if recover is None else [*found, recovering(recover, **more)]
+
+
+def _by_rounds(rounds: int | None, max_drop: float | None, labels: str | None) -> dict[str, Any]:
+    """Options of the pass `prune-recover`; none when one round is wanted and nobody judges."""
+    if (max_drop is None) != (labels is None):
+        raise UsageError("--max-drop is measured on --labels KIND:WHERE: give both")
+    if rounds is None and max_drop is None:
+        return {}
+    wanted = {"rounds": rounds, "max_drop": max_drop, "judge": labels}
+    return {k: v for k, v in wanted.items() if v is not None}
 
 
 def _quantizing(wanted: str | None, images: dict[str, str] | None) -> list[Any]:

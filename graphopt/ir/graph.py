@@ -70,6 +70,10 @@ class Graph(gs.Graph):
         _share_constants(twin)
         return twin
 
+    def become(self, other: Graph) -> None:
+        """Takes over all that another graph is; that one is not to be used any more."""
+        self.__dict__.update(other.__dict__)
+
     def fresh_name(self, base: str) -> str:
         """A tensor or node name nobody in the model uses: `base`, else `base_1`, `base_2`, ..."""
         if self._names is None:

@@ -113,6 +113,8 @@ def _pass(result: PassResult) -> Document:
 def pruning_facts(result: PassResult) -> Document:
     """What a run of `prune` decided: costs, layer widths, and what had to stay and why."""
     plan = result.facts["plan"]
+    rounds = {f"round {r['round']}": r for r in result.facts.get("rounds", ())}
+    told = [*result.rewrites, *(n for n in result.refusals if n.where in rounds)]
     return {
         "settings": dict(plan.settings),
         "before": dict(plan.before),
@@ -122,8 +124,10 @@ def pruning_facts(result: PassResult) -> Document:
             for name, (before, after) in result.facts["channels"].items()
         ],
         "groups": list(result.facts["groups"]),
-        "held": [dataclasses.asdict(n) for n in result.refusals],
-        "done": [n.what for n in result.rewrites if n.where == "graph"],
+        "held": [dataclasses.asdict(n) for n in result.refusals if n.where not in rounds],
+        "done": [n.what for n in result.rewrites if n.where == "graph"]
+        + [f"{n.where}: {n.what}" for n in told if n.where in rounds],
+        "rounds": list(rounds.values()),
     }
 
 

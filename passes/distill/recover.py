@@ -11,6 +11,8 @@ is compared where (`passes/distill/written.py`); with `labels` the loss of the t
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -71,6 +73,18 @@ class Recover(Pass):
         default=None, repr=False
     )  # called with a Graph after every epoch: metrics by name
     watch: Any = field(default=None, repr=False)  # a graphopt.training.Watch
+
+    @classmethod
+    def with_recipe(cls, options: Mapping[str, Any]) -> Pass:
+        """An instance from named options and, beside them, those of a training recipe.
+
+        Raises:
+            UsageError: an option neither has.
+        """
+        own = {f.name for f in dataclasses.fields(cls)}
+        mine = {k: v for k, v in options.items() if k.replace("-", "_") in own}
+        recipe = " ".join(f"{k}={v}" for k, v in options.items() if k not in mine)
+        return cls.with_options({**mine, "recipe": f"{mine.get('recipe', '')} {recipe}".strip()})
 
     def run(self, graph: Graph, context: Context) -> None:
         self._check_data()

@@ -100,7 +100,7 @@ class Prune(Pass):
 
     def _rounds(self, channels: Channels, context: Context) -> None:
         graph = channels.graph
-        for number, step in enumerate(self._steps(channels)):
+        for number, step in enumerate(self._steps(channels, self.rounds)):
             earlier = dict(context.facts)
             context.rewrites.clear()
             context.refusals.clear()
@@ -108,13 +108,20 @@ class Prune(Pass):
             if earlier:
                 add_up(context.facts, earlier)
         plan: Plan = context.facts["plan"]
-        context.facts["plan"] = dataclasses.replace(plan, settings=self._settings())
+        context.facts["plan"] = dataclasses.replace(plan, settings=self.settings())
 
     def _analysis(self, graph: Graph) -> Channels:
         return Channels(graph, share=self.share, rewrite=self.rewrite)
 
-    def _steps(self, channels: Channels) -> list[Prune]:
-        """The same wishes with budgets on the way from the whole to what is wanted."""
+    def steps(self, graph: Graph, rounds: int) -> list[Prune]:
+        """The same wishes with budgets on the way from the whole to what is wanted, one per round.
+
+        Raises:
+            UsageError, BudgetError: a budget that cannot be meant.
+        """
+        return self._steps(self._analysis(graph), rounds)
+
+    def _steps(self, channels: Channels, rounds: int) -> list[Prune]:
         whole = self._account(channels).without()
         limits = {
             m: (whole.of(m), Budget.parse(m, text, whole).limit)
@@ -122,9 +129,9 @@ class Prune(Pass):
             if (text := getattr(self, m)) is not None
         }
         steps = []
-        for k in range(1, self.rounds + 1):
+        for k in range(1, rounds + 1):
             reached: dict[str, Any] = {
-                m: Budget(m, first - (first - last) * k / self.rounds)
+                m: Budget(m, first - (first - last) * k / rounds)
                 for m, (first, last) in limits.items()
             }
             steps.append(dataclasses.replace(self, rounds=1, **reached))
@@ -251,10 +258,11 @@ class Prune(Pass):
             removed,
             before=dataclasses.asdict(made.before),
             after=dataclasses.asdict(after),
-            settings=self._settings(),
+            settings=self.settings(),
         )
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """The options that say what was wanted, as a plan keeps them."""
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         options["importance"] = self._importance()
         return {k: v for k, v in options.items() if isinstance(v, str | int | float | bool) and v}
