@@ -77,7 +77,8 @@ def recipe_run(
             watch=telling.watch,
             progress=telling,
         )
-    _tell(recipe, results, as_json=as_json)
+    page = _report(recipe, results, folder)
+    _tell(recipe, results, page, as_json=as_json)
 
 
 def _settings(texts: list[str]) -> dict[str, Any]:
@@ -100,7 +101,28 @@ def _number(text: str) -> Any:
     return text
 
 
-def _tell(recipe: Any, results: list[dict[str, Any]], *, as_json: bool) -> None:
+def _report(recipe: Any, results: list[dict[str, Any]], folder: Path) -> Path:
+    """Writes the report of all stages beside them."""
+    from graphopt.recipes.picture import picture
+    from graphopt.recipes.table import answers, cells, columns
+    from graphopt.report.recipe import write_recipe
+
+    content = {
+        "title": recipe.title,
+        "source": recipe.source,
+        "scale": recipe.scale,
+        "train": recipe.train,
+        "test": recipe.test,
+        "heads": columns(results, recipe.metric),
+        "rows": cells(results, recipe.metric),
+        "claims": answers(results, recipe.claims, recipe.metric),
+        "picture": picture(results, recipe.metric, recipe.title),
+        "results": results,
+    }
+    return write_recipe(content, folder)
+
+
+def _tell(recipe: Any, results: list[dict[str, Any]], page: Path, *, as_json: bool) -> None:
     from graphopt.recipes.table import answers, cells, columns
     from graphopt.report.terminal import console, print_rows
 
@@ -113,7 +135,7 @@ def _tell(recipe: Any, results: list[dict[str, Any]], *, as_json: bool) -> None:
     print_rows(out, columns(results, recipe.metric), cells(results, recipe.metric))
     if recipe.scale == "smoke":
         out.print("a smoke run shows that every step works, not how well", markup=False)
-        return
-    for each in checked:
+    for each in checked if recipe.scale != "smoke" else ():
         word = "holds" if each["holds"] else "does not hold"
         out.print(f"{each['claim']}: {each['mean']:+.1f} points, {word}", markup=False)
+    out.print(f"wrote {page}", markup=False)

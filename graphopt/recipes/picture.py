@@ -137,10 +137,15 @@ def _axes(found: Sequence[Point], across: Any, up: Any, metric: str) -> list[str
 
 
 def _ticks(macs: Sequence[float]) -> list[float]:
-    """Numbers beginning with 1, 2 and 5 between the smallest and the largest."""
+    """Round numbers between the smallest and the largest, closer ones where those are near."""
     low, high = min(macs) * 0.85, max(macs) * 1.18
     powers = range(math.floor(math.log10(max(low, 1))), math.ceil(math.log10(high)) + 1)
-    return [f * 10.0**k for k in powers for f in (1, 2, 5) if low <= f * 10.0**k <= high]
+    found: list[float] = []
+    for starts in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        found = [f * 10.0**k for k in powers for f in starts if low <= f * 10.0**k <= high]
+        if len(found) > 2:
+            break
+    return found
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:

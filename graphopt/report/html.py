@@ -1,34 +1,24 @@
 """The report as one HTML page, drawn from the JSON document alone.
 
-The page needs no network and no script. Node and file names come from models nobody vouches for:
-the template escapes everything it is given, and the page forbids itself to load or run anything.
+How a template becomes a page that loads and runs nothing: graphopt.report.page.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import SaveError
 from graphopt.report import board, figures
 from graphopt.report.curves import curves
 from graphopt.report.gammas import gammas
+from graphopt.report.page import filled, write_texts
 from graphopt.report.roundings import roundings
 from graphopt.report.widths import widths
 
 Document = Mapping[str, Any]
 
-# What HTML does not allow, however it is written, and what turns the reading direction around, with
-# which a name could pass for another.
-_CONTROLS = (*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000))
-_BIDI_CONTROLS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_UNPRINTABLE = dict.fromkeys((*_CONTROLS, *_BIDI_CONTROLS), "\N{REPLACEMENT CHARACTER}")
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 _PASS_COLUMNS: tuple[tuple[str, figures.Show], ...] = (
     ("nodes", str),
@@ -49,39 +39,14 @@ def write_report(content: Document, folder: str | Path) -> Path:
     # The document's module knows the whole optimizer; drawing a page needs none of that.
     from graphopt.report.document import to_json
 
-    folder = Path(folder)
     texts = {"report.json": to_json(dict(content)), "report.html": render(content)}
-    with _save_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in texts:
-            if (folder / name).is_dir():
-                raise SaveError(f"{folder / name} is a folder; move it away or report elsewhere")
-        with tempfile.TemporaryDirectory(prefix=".report.", dir=folder) as drafts:
-            for name, text in texts.items():
-                _write(Path(drafts) / name, text)
-            for name in texts:
-                os.replace(Path(drafts) / name, folder / name)
-    return folder / "report.html"
+    write_texts(texts, Path(folder))
+    return Path(folder) / "report.html"
 
 
 def render(content: Document) -> str:
     """The page of a report document: of this run, or of a report.json written earlier."""
-    import jinja2
-    from markupsafe import Markup
-
-    own = files("graphopt.report")
-    template, style = (
-        own.joinpath(name).read_text(encoding="utf-8")
-        for name in ("report.html.jinja", "report.css")
-    )
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "count": lambda value: thin(figures.count(value)),
         "size": lambda value: thin(figures.size(value)),
         "ms": lambda value: thin(figures.milliseconds(value)),
@@ -91,8 +56,7 @@ def render(content: Document) -> str:
         "width": _width,
         "percent": lambda share: thin(f"{share:.1%}".replace("%", " %")),
     }
-    page = environment.from_string(template)
-    return page.render(style=Markup(style), report=content, **_view(content))
+    return filled("report.html.jinja", filters, report=content, **_view(content))
 
 
 def thin(text: str) -> str:
@@ -314,26 +278,3 @@ def _scale(largest: float) -> tuple[float, float]:
 def _width(share: float) -> str:
     """A share as style sheets write it: 12.3%."""
     return f"{share:.1%}"
-
-
-def _printable(value: Any) -> Any:
-    return value.translate(_UNPRINTABLE) if isinstance(value, str) else value
-
-
-def _write(path: Path, text: str) -> None:
-    # A file name that is no UTF-8 reaches Python as lone surrogates, which no encoding takes.
-    with path.open("wb") as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _save_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise SaveError(f"cannot write the report: {folder} is a file, not a folder") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SaveError(f"cannot write the report in {folder}: {reason}") from error
