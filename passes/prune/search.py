@@ -1,6 +1,10 @@
 """The weight of two importances, searched by what is left of the network under them.
 
-    S = w a + (1 - w) b,   w by hill climbing (`graphopt.passes.analyze.combine.dynamic`)
+    S = w r(a) + (1 - w) r(b),   r(x) = the share of units whose score is at most x,
+    w by hill climbing (`graphopt.passes.analyze.combine.dynamic`) from 1/2, 0 and 1 on
+
+Ranks, because gammas after sparse training lie in a heap near 0 with few large ones: moved to [0, 1]
+as they are, the other importance would decide alone whatever w is.
 
 For every weight asked about, the network is pruned to the budgets in a copy, its BatchNormalizations
 are measured anew, and it is judged: by its metric on labelled images, or without labels by
@@ -71,7 +75,17 @@ def searched(
         stays[goes(scores)] = False
         return stays
 
-    return dynamic(parts[0], parts[1], quality, select=select)
+    first, second = (ranks(p) for p in parts)
+    return dynamic(first, second, quality, select=select, step=0.5)
+
+
+def ranks(scores: Floats) -> Floats:
+    """For every score the share of scores that are at most as large; NaN where there is none."""
+    known = np.isfinite(scores)
+    found = np.full(len(scores), np.nan)
+    ordered = np.sort(scores[known])
+    found[known] = np.searchsorted(ordered, scores[known], side="right") / max(known.sum(), 1)
+    return found
 
 
 def _nearness(graph: Graph, batches: Sequence[Feeds]) -> Callable[[Graph], float]:

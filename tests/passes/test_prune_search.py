@@ -14,7 +14,7 @@ from graphopt.errors import UsageError
 from graphopt.frontends import from_torch
 from graphopt.ir.graph import Graph
 from graphopt.passes.prune.prune import Prune
-from graphopt.passes.prune.search import searched
+from graphopt.passes.prune.search import ranks, searched
 from graphopt.pipeline import Pipeline
 from graphopt.prune import prune_graph
 
@@ -65,6 +65,33 @@ def test_the_search_finds_the_score_that_keeps_the_network() -> None:
     found = searched(channels, [right, -right], quality_of, _batches(graph), judge)
     assert found.weight > 0.5
     assert max(asked) == len(lowest)
+
+
+def test_a_heap_of_small_scores_is_not_drowned_by_the_other() -> None:
+    """As gammas after sparse training: moved to [0, 1] as they are, all but a few would be 0."""
+    heap = np.array([1e-4, 3e-4, 2e-4, np.nan, 1.0])
+    assert ranks(heap) == pytest.approx([0.25, 0.75, 0.5, np.nan, 1.0], nan_ok=True)
+    assert ranks(np.array([2.0, 2.0, 1.0])) == pytest.approx([1, 1, 1 / 3])  # equals stay equal
+    assert ranks(np.array([np.nan, np.nan])) == pytest.approx([np.nan, np.nan], nan_ok=True)
+
+
+def test_either_score_alone_is_tried() -> None:
+    """So that the sum is never worse than the better of the two."""
+    graph = network()
+    channels = Channels(graph)
+    asked: list[Any] = []
+    size = channels.unit_count
+    rng = np.random.default_rng(0)
+    one, other = rng.random(size) ** 8, rng.random(size)
+
+    def goes(worth: Any) -> Any:
+        asked.append(np.argsort(worth, kind="stable"))
+        return np.arange(0)
+
+    found = searched(channels, [one, other], goes, _batches(graph), lambda _: 0.0)
+    assert {0.0, 0.5, 1.0} <= {w for w, _ in found.tried}
+    orders = {tuple(o.tolist()) for o in asked}
+    assert {tuple(np.argsort(s, kind="stable").tolist()) for s in (one, other)} <= orders
 
 
 def test_without_labels_outputs_judge() -> None:
