@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,20 @@ def test_an_interrupted_stage_goes_on_to_the_same_end(
         files = [p / "out" / "seed0" / stage / "model.onnx" for p in (path.parent, tmp_path)]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert [r["metrics"] for r in again] == [r["metrics"] for r in results]
+
+
+def test_a_training_with_other_settings_does_not_stumble_over_its_old_checkpoints(
+    ran: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    path, _ = ran
+    shutil.copytree(path.parent / "out", tmp_path / "out")
+    text = path.read_text()
+    (tmp_path / "mine.toml").write_text(text.replace("lr=0.01", "lr=0.02"))
+    assert text != (tmp_path / "mine.toml").read_text()
+    [base] = run(tmp_path / "mine.toml", stages=["base"])
+    before, after = (p / "out" / "seed0" / "base" for p in (path.parent, tmp_path))
+    assert (before / "model.onnx").read_bytes() != (after / "model.onnx").read_bytes()
+    assert [p.name for p in (after / "runs").iterdir()] == [base["fingerprint"]]
 
 
 UNLABELLED = """

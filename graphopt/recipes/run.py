@@ -1,6 +1,6 @@
 """Runs the stages of a recipe, each once: what is there already is taken as it is.
 
-    OUT/seed0/base/model.onnx    result.json    plan.json, since.json (of what)    run0/ (checkpoints)
+    OUT/seed0/base/model.onnx    result.json    plan.json, since.json (of what)    runs/ (checkpoints)
 
 A stage is known by a fingerprint of its passes and of all it comes from; result.json is written last,
 so that a stage without one is done again, its training going on where it stopped.

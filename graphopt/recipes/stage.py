@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,7 @@ from graphopt.zoo.trained import NAME as TRAINED
 from graphopt.zoo.trained import trained_example
 
 MODEL, RESULT, PLAN, SINCE = "model.onnx", "result.json", "plan.json", "since.json"
+RUNS = "runs"
 _TOLD = ("torch", "onnxruntime", "numpy", "graphopt")
 
 
@@ -126,10 +128,11 @@ def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any
     started = time.perf_counter()
     place = ground.place(stage.name)
     place.mkdir(parents=True, exist_ok=True)
+    runs = _runs(ground, stage)
     graph = ground.left_by(stage.source) if stage.source else ground.beginning(stage.network)
     teacher = ground.left_by(stage.teacher) if stage.teacher else None
     plan = _plan_since(ground, stage)
-    outcome = Pipeline(_passes(ground, stage, graph)).run(
+    outcome = Pipeline(_passes(ground, stage, graph, runs)).run(
         graph,
         seed=ground.seed,
         strict=True,
@@ -166,7 +169,17 @@ def run_stage(ground: Ground, stage: Stage, progress: Progress) -> dict[str, Any
     }
 
 
-def _passes(ground: Ground, stage: Stage, graph: Graph) -> list[Any]:
+def _runs(ground: Ground, stage: Stage) -> Path:
+    """Where its trainings keep checkpoints; those of the stage as it was written before are deleted."""
+    runs = ground.place(stage.name) / RUNS
+    mark = stage_print(ground, stage)
+    for other in runs.glob("*"):
+        if other.name != mark:
+            shutil.rmtree(other)
+    return runs / mark
+
+
+def _passes(ground: Ground, stage: Stage, graph: Graph, runs: Path) -> list[Any]:
     """The passes, shown to the user, with a folder for their checkpoints and images where they ask."""
     tables = [
         {k: ground.images(graph) if v == IMAGES else v for k, v in table.items()}
@@ -177,7 +190,7 @@ def _passes(ground: Ground, stage: Stage, graph: Graph) -> list[Any]:
         more = {
             "watch": ground.watch(),
             "device": ground.device,
-            "folder": str(ground.place(stage.name) / f"run{number}"),
+            "folder": str(runs / f"pass{number}"),
         }
         made += dataclasses.replace(stage, passes=(table,)).made(more)
     return made
