@@ -1,30 +1,21 @@
 """Torch-Pruning in the place of our own pruning: stages for `benchmarks.recipes --peers`.
 
 A peer gets the network of a stage, removes as much of it, and is trained with the same loop, images, loss
-and epochs as the stage it is compared with. See benchmarks/torch_pruning_file.py for how it prunes.
+and epochs as the stage it is compared with. How it prunes: benchmarks/torch_pruning_file.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import python_of
-from graphopt.frontends.onnx_file import load, save
-from graphopt.pipeline import Pipeline
+from benchmarks.by_torch_pruning import prune
 from graphopt.recipes import Recipe, run_recipe
 from graphopt.recipes.recipe import Stage
 from graphopt.recipes.stage import MODEL
-from graphopt.registry import parse_passes
-
-SCRIPT = Path(__file__).with_name("torch_pruning_file.py")
-OLD_ENOUGH = "lower-opset{opset=13}"  # for onnx2torch
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,14 @@ def run_peers(
             place = folder / f"seed{seed}"
             file = place / f"{peer.name}.onnx"
             if not file.exists():
-                prune(place / peer.of / MODEL, file, peer)
+                prune(
+                    place / peer.of / MODEL,
+                    file,
+                    peer.left,
+                    count=peer.count,
+                    importance=peer.importance,
+                    scope=peer.scope,
+                )
             stage = Stage(
                 name=peer.name,
                 text=peer.text,
@@ -119,15 +117,3 @@ def run_peers(
             [result] = run_recipe(alone, folder, seeds=[seed], watch=watch, progress=progress)
             found.append({**result, "from": peer.of})
     return found
-
-
-def prune(source: Path, target: Path, peer: Peer) -> None:
-    """Writes what the peer leaves of a network."""
-    with tempfile.TemporaryDirectory() as folder:
-        old, made = Path(folder) / "old.onnx", Path(folder) / "made.onnx"
-        save(Pipeline(parse_passes(OLD_ENOUGH)).run(load(source), strict=True).graph, old)
-        command = [str(python_of("torch-pruning-onnx")), str(SCRIPT), str(old), str(made)]
-        command += ["--left", str(peer.left), "--count", peer.count]
-        command += ["--importance", peer.importance, "--scope", peer.scope]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        save(load(made), target)

@@ -15,6 +15,9 @@ after training in one of these ways, all with the same epochs, optimizer and ima
     compensated         label-free after what `graphopt prune` does for itself, where no training
                         follows: isomorphic shares, and weights refitted to the original
     compensated+labels  the same, fine-tuned on labels
+    torch-pruning       what Torch-Pruning leaves of the file (as a module made by onnx2torch; L2, the same
+                        share off every layer), fine-tuned on labels; detectors, on the original's heads.
+                        No row where it fails on the network, which is said on stderr
 
 Top-1 for classifiers (5000 test images), COCO AP for detectors (128 images of val2017). Training images:
 the 15000 of the CIFAR subset, or 128 of train2017, whose labels only the rows that say so see.
@@ -24,7 +27,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -35,7 +40,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.by_torch_pruning import prune
 from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
+from graphopt.channels.plan import Plan
 from graphopt.distill import BEFORE_TRAINING
 from graphopt.frontends.onnx_file import load
 from graphopt.fx import to_fx, write_back
@@ -50,7 +57,11 @@ from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.run import open_graph
 from graphopt.training import Objective, Recipe, Task, Trainer
 
-METHODS = ("label-free", "heads alone", "labels", "both", "compensated", "compensated+labels")
+METHODS = (
+    *("label-free", "heads alone", "labels", "both", "compensated", "compensated+labels"),
+    "torch-pruning",
+)
+PEER = METHODS[-1]
 _TEST_LIMIT = {"classification": 5000, "detection": 128}
 
 
@@ -89,7 +100,8 @@ class Bench:
     def __init__(self, name: str, recipe: str) -> None:
         what = NETWORKS[name]
         self.name, self.task, self.recipe = name, what.task, recipe
-        loaded = load(ASSETS / "models" / f"{what.file}.onnx")
+        self.file = ASSETS / "models" / f"{what.file}.onnx"
+        loaded = load(self.file)
         self.graph = Pipeline(parse_passes(PREPARATION)).run(loaded, strict=True).graph
         data = (CIFAR, CIFAR) if what.task == "classification" else (COCO, COCO)
         ends = (":test", ":train") if what.task == "classification" else ("/val2017", "/train2017")
@@ -118,24 +130,37 @@ class Bench:
         chosen = {"macs": str(macs), "data": calibration, "batch": 32, **options}
         return prune_graph(self.graph, preparation="", **chosen)
 
-    def trained(self, small: Pruned, method: str, epochs: float) -> tuple[Graph, float]:
+    def pruned_by_peer(self, macs: float) -> Graph:
+        """What Torch-Pruning leaves.
+
+        Raises:
+            subprocess.CalledProcessError: it fails on this network.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "made.onnx"
+            prune(self.file, made, macs)
+            return Pipeline(parse_passes(PREPARATION)).run(load(made), strict=True).graph
+
+    def trained(
+        self, small: Graph, plan: Plan | None, method: str, epochs: float
+    ) -> tuple[Graph, float]:
         """The pruned network after training, and the seconds that took."""
-        graph = small.graph.copy()
-        wanted = Recover(feature="none" if method == "heads alone" else "auto")
+        graph = small.copy()
+        alone = method == "heads alone" or plan is None
+        wanted = Recover(feature="none" if alone else "auto")
         student = freed(graph)
         view = to_fx(student)
         example = torch.from_numpy(self.samples.images[:2])
         objective: Objective = Task(nn.functional.cross_entropy)
         model: nn.Module = view
-        if "labels" not in method:
+        on_labels = "labels" in method or (plan is None and self.task == "classification")
+        if not on_labels:
             task = nn.functional.cross_entropy if method == "both" else None
-            terms = default_terms(student, self.graph, small.plan, wanted)
+            terms = default_terms(student, self.graph, plan, wanted)
             made = Distillation(view, to_fx(freed(self.graph)), terms, example=example, task=task)
             objective, model = made, made.student
         names = (
-            [self.samples.name, "label"]
-            if "labels" in method or method == "both"
-            else [self.samples.name]
+            [self.samples.name, "label"] if on_labels or method == "both" else [self.samples.name]
         )
         recipe = Recipe.parse(self.recipe, epochs=epochs)
         trainer = Trainer(model, objective, self.samples, names, recipe)
@@ -177,14 +202,29 @@ def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[
             for method in options.methods.split(","):
                 if bench.task == "detection" and ("labels" in method or method == "both"):
                     continue
-                alone = method.startswith("compensated")
-                small = bench.pruned(macs, **({} if alone else BEFORE_TRAINING))
-                after, seconds = bench.trained(small, method, options.epochs)
-                scores = bench.before, bench.score(small.graph), bench.score(after)
+                found = _pruned(bench, macs, method)
+                if found is None:
+                    continue
+                small, plan = found
+                after, seconds = bench.trained(small, plan, method, options.epochs)
+                scores = bench.before, bench.score(small), bench.score(after)
                 rows.append(Row(name, macs, method, *scores, seconds))
                 print(rows[-1], file=sys.stderr, flush=True)
                 keep(rows)
     return rows
+
+
+def _pruned(bench: Bench, macs: float, method: str) -> tuple[Graph, Plan | None] | None:
+    """What is trained and, where we pruned it, which channels are left; None where the peer fails."""
+    if method != PEER:
+        alone = method.startswith("compensated")
+        made = bench.pruned(macs, **({} if alone else BEFORE_TRAINING))
+        return made.graph, made.plan
+    try:
+        return bench.pruned_by_peer(macs), None
+    except subprocess.CalledProcessError as error:
+        print(f"{bench.name}: {PEER} fails ({error})", file=sys.stderr, flush=True)
+        return None
 
 
 def _save(path: Path | None, rows: list[Row]) -> None:

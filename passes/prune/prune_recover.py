@@ -12,7 +12,7 @@ Inference", ICLR 2017); that it stops by itself means nobody has to know the rig
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,15 +93,17 @@ class PruneRecover(Pass):
             )
         return wanted
 
-    def _rounds(self, wanted: Prune, graph: Graph) -> Iterator[tuple[Prune, Recover]]:
+    def _rounds(self, wanted: Prune, graph: Graph) -> list[tuple[Prune, Recover]]:
         """What every round prunes and how it trains."""
         more = self._images() if self.watch is None else {**self._images(), "watch": self.watch}
         training = _made(Recover.with_recipe, self.recover, more, "recover")
         if self.rounds < 1:
             raise UsageError(f"prune-recover: rounds={self.rounds} is not a number from 1 on")
+        found = []
         for number, step in enumerate(wanted.steps(graph, self.rounds), 1):
             folder = str(Path(self.folder) / f"round{number}") if self.folder else ""
-            yield step, dataclasses.replace(training, folder=folder or training.folder)
+            found.append((step, dataclasses.replace(training, folder=folder or training.folder)))
+        return found
 
     def _images(self) -> dict[str, Any]:
         images = {} if self.data is None else {"data": self.data}
