@@ -111,6 +111,7 @@ def test_prunes_and_recovers_in_rounds(files: Path, capsys: pytest.CaptureFixtur
     pruning = json.loads((files / "report" / "report.json").read_text())["pruning"]
     assert (pruning["settings"]["channels"], len(pruning["rounds"])) == ("0.5", 2)
     assert all(f"round {k}: " in printed.out for k in (1, 2))
+    assert [done.partition(":")[0] for done in pruning["done"]] == ["round 1", "round 2"]
     assert "points lost" in printed.out
     assert sorted(p.name for p in (files / "run").iterdir()) == ["round1", "round2"]
 

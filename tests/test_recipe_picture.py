@@ -51,6 +51,13 @@ def test_points_of_one_cost_do_not_hide_each_other() -> None:
     assert all(b - a >= 18 for a, b in itertools.pairwise(across))
 
 
+def test_near_costs_have_marks_between_them_too() -> None:
+    results = [result("a", 16e6, 0.5), result("b", 32e6, 0.7)]
+    texts = re.findall(r">([\d.]+ ?M)</text>", picture(results, "ap50", "title"))
+    assert len(texts) >= 3
+    assert {"20M", "30M"} <= set(texts)
+
+
 def test_it_is_xml_and_names_are_escaped() -> None:
     results = [result("a", 1e9, 0.5), result("b", 2e9, 0.9, ablation=True, **{"from": "a"})]
     root = ElementTree.fromstring(picture(results, "ap50", "a < b"))

@@ -11,6 +11,7 @@ import pytest
 
 from graphopt.cli import main
 from graphopt.errors import UsageError
+from graphopt.evaluate.decoders import decoder_for, decoder_named
 from graphopt.evaluate.readers.shapes import Shapes
 from graphopt.evaluate.readers.yolo import write
 from graphopt.frontends.onnx_file import load, save
@@ -18,6 +19,7 @@ from graphopt.ir.cost import cost_of
 from graphopt.recipes import find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes import run as running
 from graphopt.recipes.recipe import Claim
+from graphopt.recipes.stage import Ground
 from graphopt.recipes.table import answers, cells, columns, spread
 from graphopt.zoo.trained import trained_example
 
@@ -229,6 +231,15 @@ def test_an_interrupted_stage_goes_on_to_the_same_end(
         files = [p / "out" / "seed0" / stage / "model.onnx" for p in (path.parent, tmp_path)]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert [r["metrics"] for r in again] == [r["metrics"] for r in results]
+
+
+def test_a_network_may_say_what_decodes_its_outputs(file: Path) -> None:
+    decoder = "yolov3-tiny{anchors=4x4|6x6|8x8|10x10|20x20|30x30}"
+    file.write_text(TEXT.replace("size = 64\n", f'size = 64\ndecoder = "{decoder}"\n', 1))
+    recipe = read_recipe(file, "small")
+    ground = Ground(recipe, file.parent, 0, "cpu", lambda: None)
+    graph = ground.beginning(recipe.stage("base").network)
+    assert str(decoder_for(None, graph)) == str(decoder_named(decoder))
 
 
 def test_a_training_with_other_settings_does_not_stumble_over_its_old_checkpoints(

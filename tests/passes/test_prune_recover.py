@@ -15,6 +15,7 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.proto import to_proto
 from graphopt.pipeline import Outcome, Pipeline
 from graphopt.registry import parse_passes, pass_class
+from graphopt.report.document import pruning_facts
 from graphopt.tasks import judging as judging_module
 
 NETWORK = """(float[N,3,8,8] x) => (float[N,5] y)
@@ -99,6 +100,9 @@ def test_it_stops_before_the_round_that_costs_too_much(monkeypatch: pytest.Monke
     assert len(made.results[0].rewrites) == 2
     [refusal] = made.results[0].refusals
     assert "10.0 points lost" in refusal.what
+    shown = pruning_facts(made.results[0])  # a round that was undone is no layer that was kept
+    assert shown["held"] == []
+    assert [done.partition(":")[0] for done in shown["done"]] == ["round 1", "round 2", "round 3"]
 
 
 def test_nothing_is_left_when_the_first_round_costs_too_much(
