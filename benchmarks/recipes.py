@@ -125,8 +125,32 @@ def body(recipe: Recipe, content: Mapping[str, Any], stem: str) -> str:
         for a in answers(results, recipe.claims, recipe.metric)
     ]
     return "\n".join(
-        [told, "", *lines, "", *claims, "", f"![accuracy against cost](results/{stem}.svg)"]
+        [
+            told,
+            "",
+            *lines,
+            "",
+            *claims,
+            *fewer(results),
+            "",
+            f"![accuracy against cost](results/{stem}.svg)",
+        ]
     )
+
+
+def fewer(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For every board how many times fewer cycles the cheapest stage takes than the first."""
+    lines = []
+    for board in dict.fromkeys(b for r in results for b in r["boards"]):
+        counted = [r for r in results if r["boards"].get(board, {}).get("cycles")]
+        if len(counted) < 2:
+            continue
+        last = min(counted, key=lambda r: r["boards"][board]["cycles"])
+        times = counted[0]["boards"][board]["cycles"] / last["boards"][board]["cycles"]
+        lines.append(
+            f"- {board}: {times:.1f} times fewer cycles: {counted[0]['text']}, against {last['text']}."
+        )
+    return lines
 
 
 def _claimed(answer: Mapping[str, Any]) -> str:
