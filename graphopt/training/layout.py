@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import fx, nn
+from torch import fx
+
+from graphopt.training.objective import Learner, Task
 
 _OURS = "graphopt"  # what `graphopt.fx` marks its views with
 
 
-def lay_out(learner: nn.Module, *, model: nn.Module) -> None:
+def lay_out(learner: Learner) -> None:
     """Channels last, which most convolutions train faster in: up to a third less time on a CPU.
 
-    For a view of a graph alone. A user's own module may take `view`s of its feature maps, which want
-    them in the usual order.
+    For a view of a graph alone: a user's own module may take `view`s of its feature maps, which want
+    them in the usual order. And for a loss of the outputs alone: what losses of feature maps sum up
+    per channel takes longer in this order than the convolutions save.
 
     Args:
-        learner: the model with all that trains or runs beside it; changed in place.
-        model: what is trained.
+        learner: changed in place.
     """
-    if isinstance(model, fx.GraphModule) and _OURS in model.meta:
+    model = learner.model
+    is_ours = isinstance(model, fx.GraphModule) and _OURS in model.meta
+    if is_ours and isinstance(learner.objective, Task):
         learner.to(memory_format=torch.channels_last)

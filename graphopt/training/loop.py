@@ -144,7 +144,7 @@ class Trainer:
             KeyboardInterrupt: asked to stop; the state is saved if there is a folder.
         """
         self.learner.train()
-        lay_out(self.learner, model=self.model)
+        lay_out(self.learner)
         self._prepare()
         self._resume()
         with interruptible(self.stop), deterministic():
