@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arm_models import CASES, prepared
+from benchmarks.markdown import as_markdown
 from graphopt.errors import GraphoptError
 from graphopt.frontends.onnx_file import load, save
 from graphopt.pipeline import Pipeline
@@ -343,7 +344,7 @@ def page(rows: list[Row]) -> str:
         "Winograd's algorithm needs fewer, so figures above 100 % are possible.",
     ]
     for title, cells in tables(rows):
-        text += ["", f"## {title}", "", *_markdown(cells)]
+        text += ["", f"## {title}", "", as_markdown(cells[0], cells[1:])]
     failed = [r for r in rows if r.failure]
     if failed:
         text += ["", "## Failures", ""]
@@ -353,16 +354,9 @@ def page(rows: list[Row]) -> str:
     worst = {(r.engine, r.precision): 0.0 for r in ran}
     for r in ran:
         worst[r.engine, r.precision] = max(worst[r.engine, r.precision], r.error)
-    text += _markdown(
-        [["engine", "precision", "error"]] + [[e, p, f"{v:.1e}"] for (e, p), v in worst.items()]
-    )
+    errors = [[e, p, f"{v:.1e}"] for (e, p), v in worst.items()]
+    text.append(as_markdown(["engine", "precision", ">error"], errors))
     return "\n".join(text) + "\n"
-
-
-def _markdown(cells: Table) -> list[str]:
-    cells = [[c.lstrip(">") for c in cells[0]], *cells[1:]]
-    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-    return ["| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]]]
 
 
 if __name__ == "__main__":

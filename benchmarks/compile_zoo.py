@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.markdown import as_markdown
 from graphopt.compile import compile_file
 from graphopt.errors import GraphoptError
 from graphopt.frontends.normal_form import normalize
@@ -163,8 +164,6 @@ def cells(row: Row) -> list[str]:
 
 def page(rows: list[Row]) -> str:
     """The page of docs/."""
-    head = [h.lstrip(">") for h in HEAD]
-    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 4) + ["---"], *map(cells, rows)]
     text = (__doc__ or "").split("\n\n")
     return "\n".join(
         [
@@ -173,7 +172,7 @@ def page(rows: list[Row]) -> str:
             "`python -m benchmarks.compile_zoo --markdown docs/compiled-zoo.md` makes this page anew.",
             *text[2].splitlines(),
             "",
-            *("| " + " | ".join(line) + " |" for line in lines),
+            as_markdown(HEAD, map(cells, rows)),
             "",
         ]
     )

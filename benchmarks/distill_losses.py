@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.markdown import as_markdown
 from benchmarks.recover import Bench
 from graphopt.fx import to_fx, write_back
 from graphopt.passes.distill.distillation import Distillation
@@ -133,12 +134,11 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def page(columns: list[str], cells: list[list[str]]) -> str:
     """The table as Markdown."""
-    head = [c.removeprefix(">") for c in columns]
-    line = ["---:" if c.startswith(">") else "---" for c in columns]
-    body = ["| " + " | ".join(row) + " |" for row in [head, line, *cells]]
     text = (__doc__ or "").split("\n\n")
     intro = " ".join(text[2].split())
-    return "\n".join(["# What each distillation loss adds", "", intro, "", *body, ""])
+    return "\n".join(
+        ["# What each distillation loss adds", "", intro, "", as_markdown(columns, cells), ""]
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import as_markdown
 from graphopt.frontends.normal_form import normalize
 from graphopt.frontends.onnx_file import save
 from graphopt.pipeline import Pipeline
@@ -146,8 +147,6 @@ def cells(row: Row) -> list[str]:
 
 def page(rows: list[Row]) -> str:
     """The page of docs/."""
-    head = [h.lstrip(">") for h in HEAD]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *map(cells, rows)]
     return "\n".join(
         [
             "# Compiled networks on x86-64 beside ONNX Runtime",
@@ -155,7 +154,7 @@ def page(rows: list[Row]) -> str:
             "`python -m benchmarks.host --markdown docs/host-benchmark.md` makes this page anew.",
             *(line for line in (__doc__ or "").split("\n\n")[2].splitlines()),
             "",
-            *("| " + " | ".join(line) + " |" for line in lines),
+            as_markdown(HEAD, map(cells, rows)),
             "",
         ]
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.markdown import as_markdown
 from graphopt.report.terminal import console, print_rows
 
 
@@ -90,17 +91,11 @@ def page(rows: Sequence[Row], intro: str) -> str:
     """The tables as Markdown, under a few sentences of introduction."""
     parts = ["# Accuracy right after pruning\n", intro]
     for title, columns, body in summaries(rows):
-        parts += [f"\n## {title}\n", _markdown(columns, body)]
+        parts += [f"\n## {title}\n", as_markdown(columns, body)]
     for name in dict.fromkeys(r.network for r in rows):
         own = [r for r in rows if r.network == name]
-        parts += [f"\n## {name}: {own[0].before:.3f} before\n", _markdown(*table_of(own))]
+        parts += [f"\n## {name}: {own[0].before:.3f} before\n", as_markdown(*table_of(own))]
     return "\n".join(parts) + "\n"
-
-
-def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    head = [c.removeprefix(">") for c in columns]
-    rule = ["--:" if c.startswith(">") else "---" for c in columns]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
 
 
 def means(rows: Sequence[Row], by: Callable[[Row], Any]) -> dict[Any, float]:

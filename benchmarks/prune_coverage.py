@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environments import python_of
+from benchmarks.markdown import as_markdown
 from benchmarks.models import ASSETS, CACHE
 from benchmarks.patterns import Pattern, patterns
 from benchmarks.prune_peers import PEERS, TOLERANCE
@@ -89,7 +90,7 @@ def _tell(rows: dict[str, dict[str, Answer]], markdown: Path | None) -> None:
 def page(rows: dict[str, dict[str, Answer]]) -> str:
     """The table as Markdown: outcome, layers reached, parameters removed."""
     tools = ["graphopt", *PEERS]
-    lines = [["what", *tools], ["---"] * (len(tools) + 1)]
+    lines = []
     for outcome in ("exact", "refused", "wrong", "crash", "unclear"):
         counts = [sum(_is(r.get(t), outcome) for r in rows.values()) for t in tools]
         lines.append([f"**{outcome}**", *(f"**{c}**" for c in counts)])
@@ -98,9 +99,8 @@ def page(rows: dict[str, dict[str, Answer]]) -> str:
         [name, *(plain.sub("", _cell(row.get(t))) for t in tools)] for name, row in rows.items()
     ]
     text = " ".join((__doc__ or "").split("\n\n")[2].split())
-    table = ["| " + " | ".join(cells) + " |" for cells in lines]
     head = ["# Pruning coverage side by side", "", "`python -m benchmarks.prune_coverage`", ""]
-    return "\n".join([*head, text, "", *table, ""])
+    return "\n".join([*head, text, "", as_markdown(["what", *tools], lines), ""])
 
 
 # --- what is pruned ---------------------------------------------------------------------------

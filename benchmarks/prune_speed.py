@@ -33,6 +33,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import as_markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "out" / "bench" / "prune"
 LIMIT_S = 420
@@ -156,11 +158,8 @@ def _sum(found: dict[str, Any], steps: Sequence[str]) -> float:
 
 def page(columns: list[str], rows: list[list[str]]) -> str:
     """The table as Markdown."""
-    head = [c.removeprefix(">") for c in columns]
-    line = ["---:" if c.startswith(">") else "---" for c in columns]
-    body = ["| " + " | ".join(cells) + " |" for cells in [head, line, *rows]]
     text = " ".join((__doc__ or "").split("\n\n")[2].split())
-    return "\n".join(["# Pruning: time and memory", "", text, "", *body, ""])
+    return "\n".join(["# Pruning: time and memory", "", text, "", as_markdown(columns, rows), ""])
 
 
 # --- inside the measured process --------------------------------------------------------------

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environments import python_of
+from benchmarks.markdown import as_markdown
 from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
 from graphopt.errors import GraphoptError
 from graphopt.frontends.onnx_file import load, save
@@ -207,10 +208,7 @@ def markdown(rows: Sequence[Row]) -> str:
     told = (__doc__ or "").split("\n\n", maxsplit=1)[1].split("\n\n", maxsplit=1)[1]
     order = {name: k for k, name in enumerate(NETWORKS)}
     rows = sorted(rows, key=lambda r: order[r.model])
-    names = [h.removeprefix(">") for h in _HEADINGS]
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(cells(r))} |" for r in rows]
-    return f"# Quantization side by side\n\n{told}\n" + "\n".join(lines) + "\n"
+    return f"# Quantization side by side\n\n{told}\n{as_markdown(_HEADINGS, map(cells, rows))}\n"
 
 
 def main() -> None:

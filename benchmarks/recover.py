@@ -41,6 +41,7 @@ import torch
 from torch import nn
 
 from benchmarks.by_torch_pruning import prune
+from benchmarks.markdown import as_markdown
 from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
 from graphopt.channels.plan import Plan
 from graphopt.distill import BEFORE_TRAINING
@@ -262,12 +263,9 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 def page(columns: list[str], cells: list[list[str]]) -> str:
     """The table as Markdown."""
-    head = [c.removeprefix(">") for c in columns]
-    line = ["---:" if c.startswith(">") else "---" for c in columns]
-    body = ["| " + " | ".join(row) + " |" for row in [head, line, *cells]]
     text = (__doc__ or "").split("\n\n")
     intro = "\n\n".join(part.strip("\n") for part in [text[0], *text[2:]])
-    return "\n".join(["# Recovery after pruning", "", intro, "", *body, ""])
+    return "\n".join(["# Recovery after pruning", "", intro, "", as_markdown(columns, cells), ""])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.markdown import as_markdown
 from benchmarks.models import Case, cases
 from benchmarks.peers import TOOLS
 from graphopt.errors import GraphoptError
@@ -221,9 +222,9 @@ def page(results: list[Result]) -> str:
         "the run's own tables show apart. Latency is ONNX Runtime's at its default optimizations on one",
         "thread, in processor time, as a ratio to the original file.",
         "",
-        *_markdown(columns, rows),
+        as_markdown(columns, rows),
         "",
-        *_markdown(
+        as_markdown(
             ["model", ">before", *(f">{t}" for t in tools)], _nodes_per_case(results, tools)
         ),
         "",
@@ -247,12 +248,6 @@ def _node_cell(r: Result | None, best: int | None) -> str:
     if r.foreign:
         return f"({r.nodes})"
     return f"**{r.nodes}**" if r.nodes == best else str(r.nodes)
-
-
-def _markdown(columns: list[str], rows: Iterable[list[str]]) -> list[str]:
-    head = "| " + " | ".join(c.removeprefix(">") for c in columns) + " |"
-    rule = "| " + " | ".join("---:" if c.startswith(">") else "---" for c in columns) + " |"
-    return [head, rule, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 if __name__ == "__main__":
