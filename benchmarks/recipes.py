@@ -3,7 +3,8 @@
     python -m benchmarks.recipes --only hybrid-attention --seeds 3 [--scale small] [--data ... --test ...]
     python -m benchmarks.recipes --pages          # the pages again, from the results that are there
 
-Results stand in docs/recipes/results/NAME-SCALE.json with versions, seeds and seconds; a run that was
+Results stand in docs/recipes/results/NAME-SCALE.json with versions, seeds and seconds, written after every
+seed; seeds that stand there of the recipe as it is written now are not run again, and a run that was
 stopped goes on (out/recipes). With --peers Torch-Pruning prunes the same networks, trained with the same
 loop, images, loss and epochs (benchmarks/recipe_peers.py); its rows stand behind the recipe's.
 """
@@ -18,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import as_markdown
 from benchmarks.recipe_peers import run_peers
 from graphopt.recipes import Recipe, find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes.picture import picture
+from graphopt.recipes.stage import Ground, stage_print
 from graphopt.recipes.table import answers, cells, columns
 from graphopt.training import Terminal
 
@@ -60,22 +63,48 @@ def run(name: str, options: argparse.Namespace) -> None:
         settings={k: int(v) if v.isdigit() else v for k, v in given.items()},
     )
     mark = f"{name}-{options.scale}{options.mark}"
-    folder, seeds = Path("out/recipes") / mark, range(options.seeds)
-    found = run_recipe(
-        recipe,
-        folder,
-        seeds=seeds,
-        stages=options.stage,
-        watch=Terminal,
-        progress=_tell,
-    )
-    if options.peers:
-        found += run_peers(recipe, folder, seeds, Terminal, _tell)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {"recipe": name, "scale": options.scale, "train": recipe.train, "test": recipe.test}
+    folder, path = Path("out/recipes") / mark, RESULTS / f"{mark}.json"
+    found = measured(path, recipe)
+    for seed in range(options.seeds):
+        if any(r["seed"] == seed for r in found):
+            continue
+        found += run_recipe(
+            recipe, folder, seeds=[seed], stages=options.stage, watch=Terminal, progress=_tell
+        )
+        if options.peers:
+            found += run_peers(recipe, folder, [seed], Terminal, _tell)
+        write_results(path, recipe, found)
+
+
+def measured(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Results that stand in a file, of the seeds for which every stage is what the recipe says now."""
+    if not path.exists():
+        return []
+    results = json.loads(path.read_text("utf-8"))["results"]
+    now = [
+        seed
+        for seed in sorted({r["seed"] for r in results})
+        if {
+            stage_print(Ground(recipe, path.parent, seed, "cpu", Terminal), s)
+            for s in recipe.stages
+        }
+        <= {r["fingerprint"] for r in results if r["seed"] == seed}
+    ]
+    return [r for r in results if r["seed"] in now]
+
+
+def write_results(path: Path, recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> None:
+    """Keeps what was measured, with the settings it was measured with."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "recipe": recipe.name,
+        "scale": recipe.scale,
+        "train": recipe.train,
+        "test": recipe.test,
+    }
     content["settings"] = dict(recipe.settings)
     content["results"] = [kept(r) for r in found]
-    (RESULTS / f"{mark}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _tell(text: str) -> None:
@@ -106,9 +135,6 @@ def body(recipe: Recipe, content: Mapping[str, Any], stem: str) -> str:
     results: Sequence[Mapping[str, Any]] = content["results"]
     heads = columns(results, recipe.metric)
     rows = cells(results, recipe.metric)
-    names = [h.removeprefix(">") for h in heads]
-    rules = ["---:" if h.startswith(">") else "---" for h in heads]
-    lines = [f"| {' | '.join(row)} |" for row in (names, rules, *rows)]
     seeds = len({r["seed"] for r in results})
     first = results[0]
     versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
@@ -128,7 +154,7 @@ def body(recipe: Recipe, content: Mapping[str, Any], stem: str) -> str:
         [
             told,
             "",
-            *lines,
+            as_markdown(heads, rows),
             "",
             *claims,
             *fewer(results),

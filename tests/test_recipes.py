@@ -19,7 +19,7 @@ from graphopt.ir.cost import cost_of
 from graphopt.recipes import find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes import run as running
 from graphopt.recipes.recipe import Claim
-from graphopt.recipes.stage import Ground
+from graphopt.recipes.stage import Ground, alike
 from graphopt.recipes.table import answers, cells, columns, spread
 from graphopt.zoo.trained import trained_example
 
@@ -254,6 +254,29 @@ def test_a_training_with_other_settings_does_not_stumble_over_its_old_checkpoint
     before, after = (p / "out" / "seed0" / "base" for p in (path.parent, tmp_path))
     assert (before / "model.onnx").read_bytes() != (after / "model.onnx").read_bytes()
     assert [p.name for p in (after / "runs").iterdir()] == [base["fingerprint"]]
+
+
+def test_a_teacher_trained_on_from_the_same_network_has_its_channels(
+    ran: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    path, _ = ran
+    shutil.copytree(path.parent / "out", tmp_path / "out")
+    longer = """
+[[stage]]
+name = "longer"
+from = "base"
+pass = [{ name = "train", labels = "$train", epochs = 1, recipe = "$training" }]
+"""
+    first, mark, rest = path.read_text().partition('\n[[stage]]\nname = "pruned"')
+    text = first + longer + mark + rest.replace('teacher = "base"', 'teacher = "longer"')
+    (tmp_path / "mine.toml").write_text(text)
+    recipe = read_recipe(tmp_path / "mine.toml", "small")
+    again = run_recipe(recipe, tmp_path / "out", stages=["again"], device="cpu")[-1]
+    assert any("pkd" in key for key in again["training"][0])  # channels paired by the plan
+    # one that lost channels itself has the channels of nobody before it
+    ground = Ground(recipe, tmp_path / "out" / "seed0", 0, "cpu", lambda: None)
+    assert alike(ground, "longer") == {"longer", "base"}
+    assert alike(ground, "pruned") == {"pruned"}
 
 
 UNLABELLED = """

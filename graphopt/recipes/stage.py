@@ -201,8 +201,9 @@ def _plan_since(ground: Ground, stage: Stage) -> Plan | None:
     if stage.teacher is None:
         return None
     way: list[Plan] = []
+    ends = alike(ground, stage.teacher)
     name = stage.source
-    while name is not None and name != stage.teacher:
+    while name is not None and name not in ends:
         place = ground.place(name)
         since = ground.recipe.stage(name).source
         if (place / PLAN).exists():
@@ -214,6 +215,18 @@ def _plan_since(ground: Ground, stage: Stage) -> Plan | None:
     found: Plan | None = None
     for plan in reversed(way):
         found = plan if found is None else found.then(plan)
+    return found
+
+
+def alike(ground: Ground, teacher: str) -> set[str]:
+    """The teacher and what it was trained on from: one after another, with the same channels."""
+    found, name = {teacher}, teacher
+    while not (ground.place(name) / PLAN).exists():
+        source = ground.recipe.stage(name).source
+        if source is None:
+            break
+        found.add(source)
+        name = source
     return found
 
 
