@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graphopt.named import read_options
 from graphopt.optimize import Optimized, optimize_file
 from graphopt.pass_base import Pass
 from graphopt.pipeline import Progress, silent
-from graphopt.registry import pass_class, read_options
+from graphopt.registry import pass_class
 
 # How to prune what is trained afterwards. `prune` by itself makes the most of a network that nobody
 # trains: it refits weights and spares coupled layers. Training has no use for the first and suffers

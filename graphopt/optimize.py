@@ -16,10 +16,11 @@ from graphopt.frontends.onnx_file import load, save
 from graphopt.ir.cost import Cost, NodeCost, cost_of, node_cost
 from graphopt.ir.graph import Constant, Graph
 from graphopt.ir.shapes import infer_shapes
+from graphopt.named import unknown
 from graphopt.oracle import Oracle, Verdict
 from graphopt.pass_base import Pass
 from graphopt.pipeline import Outcome, PassResult, Pipeline, Progress, silent
-from graphopt.registry import default_passes, unknown
+from graphopt.registry import default_passes
 from graphopt.runtime.measure import Latency, compare_latency, operator_shares
 from graphopt.runtime.memory import release
 from graphopt.runtime.run import Feeds, Runner, open_file

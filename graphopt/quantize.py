@@ -15,10 +15,11 @@ from typing import Any
 from graphopt.distill import recovering
 from graphopt.errors import BudgetError, UsageError
 from graphopt.ir.graph import Graph
+from graphopt.named import unknown
 from graphopt.optimize import Accuracy, Optimized, optimize_file
 from graphopt.pass_base import Pass
 from graphopt.pipeline import Progress, silent
-from graphopt.registry import default_passes, pass_class, unknown
+from graphopt.registry import default_passes, pass_class
 
 # What mends accuracy without training, in the order they run: the pass, and whether it works on the
 # float network (before anything is rounded) or on the rounded one.

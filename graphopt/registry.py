@@ -13,14 +13,13 @@ the default pipeline. A user's own pass is registered with `register`, or named 
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError
+from graphopt.named import Classes, imported, read_options, unknown
 from graphopt.pass_base import Pass
 from graphopt.toml import read_toml
 
@@ -29,7 +28,7 @@ _FUSE = "graphopt.passes.fuse"
 _QUANTIZE = "graphopt.passes.quantize"
 
 # In the order of the default pipeline, which is also how they are listed.
-PASSES: dict[str, str | type[Pass]] = {
+_OURS = {
     "train": "graphopt.passes.distill.train:Train",
     "drop-layers": "graphopt.passes.prune.drop_layers:DropLayers",
     "sparsify": "graphopt.passes.prune.sparsify:Sparsify",
@@ -78,6 +77,7 @@ PASSES: dict[str, str | type[Pass]] = {
     "lower-batchnorm": "graphopt.passes.lower.lower_batchnorm:LowerBatchnorm",
     "lower-opset": "graphopt.passes.lower.lower_opset:LowerOpset",
 }
+PASSES: Classes[Pass] = Classes("pass", _OURS)
 
 # One list, in phases. A name may stand twice: fusing opens new chances for merging.
 DEFAULT: tuple[str, ...] = (
@@ -125,23 +125,15 @@ def register(pass_class: type[Pass]) -> type[Pass]:
     Raises:
         UsageError: the name is taken.
     """
-    known = PASSES.get(pass_class.name)
-    if known is not None and known is not pass_class:
-        raise UsageError(f"a pass named {pass_class.name!r} is registered already")
-    PASSES[pass_class.name] = pass_class
-    return pass_class
+    return PASSES.register(pass_class)
 
 
 def pass_class(name: str) -> type[Pass]:
     """The class registered under `name`, or named as "module:Class"."""
-    target: str | type[Pass] = name if ":" in name else PASSES.get(name, "")
-    if not target:
-        raise UsageError(unknown("pass", name, PASSES))
-    if isinstance(target, type):
-        return target
-    module, _, attribute = target.partition(":")
+    if ":" not in name:
+        return PASSES.find(name)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = imported(name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"pass {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Pass)):
@@ -196,14 +188,6 @@ def select(passes: list[Pass], *, skip: Iterable[str] = (), only: Iterable[str] 
     return [p for p in kept if not only or any(_matches(p.name, s) for s in only)]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that matches nothing, with near misses."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return f"no {kind} is called {name!r}; {hint}"
-
-
 def _matches(name: str, selector: str) -> bool:
     from fnmatch import fnmatchcase
 
@@ -222,16 +206,3 @@ def _parse_item(item: str) -> tuple[str, Mapping[str, Any]]:
     if match is None:
         raise UsageError(f"cannot read {item!r}; write name or name{{option=value other=value}}")
     return match[1], read_options(match[2] or "", match[1])
-
-
-def read_options(text: str, name: str) -> dict[str, str]:
-    """The options in "option=value other=value", written behind `name`."""
-    options: dict[str, str] = {}
-    for pair in re.split(r"[,\s]+", text.strip()):
-        if not pair:
-            continue
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"cannot read option {pair!r} of {name!r}; write option=value")
-        options[key] = value
-    return options

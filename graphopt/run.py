@@ -14,7 +14,7 @@ import numpy as np
 
 from graphopt.errors import LoadError, SaveError, UsageError
 from graphopt.frontends.onnx_file import load
-from graphopt.registry import unknown
+from graphopt.named import unknown
 from graphopt.runtime.deploy.digest import draw
 from graphopt.runtime.lower.program import Place, Port
 from graphopt.runtime.lower.sizes import fix_sizes

@@ -228,7 +228,7 @@ class _Table:
     def close(self) -> None:
         for key in self._values:
             if key not in self._asked:
-                from graphopt.registry import unknown
+                from graphopt.named import unknown
 
                 raise UsageError(self._about(unknown("key", self._where + key, self._known())))
 

@@ -41,7 +41,7 @@ def target(name: str) -> Target:
     if name.endswith(".toml"):
         return read_board(Path(name))
     if name not in TARGETS:
-        from graphopt.registry import unknown
+        from graphopt.named import unknown
 
         raise UsageError(f"{unknown('target', name, TARGETS)}; or give a .toml file of your own")
     return TARGETS[name]

@@ -57,7 +57,7 @@ def distill(
 ) -> None:
     """Trains STUDENT to do what the teacher does on images without labels."""
     from graphopt.distill import distill_file
-    from graphopt.registry import read_options
+    from graphopt.named import read_options
 
     started = time.perf_counter()
     target = output or student.with_name(f"{student.stem}.distilled.onnx")

@@ -299,8 +299,9 @@ def _changes(
     if recover is not None and images is None:
         raise UsageError("--recover trains on images: give --data FOLDER (no labels needed)")
     from graphopt.distill import BEFORE_TRAINING, recovering
+    from graphopt.named import read_options
     from graphopt.prune import PREPARATION, pruning
-    from graphopt.registry import parse_passes, pass_class, read_options
+    from graphopt.registry import parse_passes, pass_class
 
     wanted = {**(images or {}), **read_options(prune, "prune")}
     if recover is not None:
@@ -331,8 +332,8 @@ def _quantizing(wanted: str | None, images: dict[str, str] | None) -> list[Any]:
         return []
     if images is None:
         raise UsageError("--quantize calibrates on images: give --data FOLDER (no labels needed)")
+    from graphopt.named import read_options
     from graphopt.quantize import quantizing
-    from graphopt.registry import read_options
 
     kind, _, more = wanted.partition(",")
     if "=" in kind:

@@ -104,8 +104,8 @@ def quantize(
     measure: Measure = True,
 ) -> None:
     """Quantizes MODEL with images without labels; what stays in float is in the report."""
+    from graphopt.named import read_options
     from graphopt.quantize import DEFAULT_REPAIR, quantize_file
-    from graphopt.registry import read_options
 
     started = time.perf_counter()
     written = output or model.with_name(f"{model.stem}.int8.onnx")

@@ -89,7 +89,7 @@ def train(
     measure: Measure = True,
 ) -> None:
     """Trains NETWORK on labelled images."""
-    from graphopt.registry import read_options
+    from graphopt.named import read_options
     from graphopt.train import train_file
 
     started = time.perf_counter()

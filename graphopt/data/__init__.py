@@ -19,7 +19,7 @@ import numpy as np
 from graphopt.data.images import Preprocess, find_images, preprocess_for
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Tensor
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 __all__ = ["Data", "Feeds", "Preprocess", "Samples", "load_data", "load_samples", "some"]
 

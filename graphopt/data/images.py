@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 Array = np.ndarray[Any, Any]
 

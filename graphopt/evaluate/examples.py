@@ -9,7 +9,6 @@ and labels beside them are read when an example is asked for.
 from __future__ import annotations
 
 import abc
-import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.errors import UsageError
-from graphopt.registry import unknown
+from graphopt.named import imported, unknown
 
 Array = np.ndarray[Any, Any]
 
@@ -96,9 +95,7 @@ def open_examples(source: str | Examples, task: str) -> Examples:
         raise UsageError(f"labelled data {source!r}: write where it is as one of {kinds}")
     if kind not in KINDS:
         raise UsageError(f"labelled data {source!r}: {unknown('kind', kind, KINDS)}")
-    module, _, name = KINDS[kind].partition(":")
-    reader = getattr(importlib.import_module(module), name)
-    return _for_task(reader(where), task, source)
+    return _for_task(imported(KINDS[kind])(where), task, source)
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from graphopt.errors import UsageError
 from graphopt.fx.build import origin
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 
 def tensors(view: fx.GraphModule) -> dict[str, fx.Node]:

@@ -50,8 +50,9 @@ from typing import Any
 
 from graphopt.errors import UsageError
 from graphopt.evaluate.examples import TASKS
+from graphopt.named import unknown
 from graphopt.pass_base import Pass
-from graphopt.registry import default_passes, pass_class, unknown
+from graphopt.registry import default_passes, pass_class
 from graphopt.toml import read_toml
 
 _PUBLISHED = "graphopt.recipes.published"

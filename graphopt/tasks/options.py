@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from graphopt.errors import UsageError
+from graphopt.named import read_options, unknown
 from graphopt.pass_base import as_kind
-from graphopt.registry import read_options, unknown
 
 _Kind = TypeVar("_Kind", bound="Options")
 

@@ -12,7 +12,7 @@ from graphopt.evaluate.decoders import decoder_for, input_size
 from graphopt.evaluate.decoders.anchors import AnchorMaps
 from graphopt.evaluate.decoders.retina import Retina
 from graphopt.ir.graph import Graph, is_op
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor

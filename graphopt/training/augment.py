@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphopt.errors import UsageError
-from graphopt.registry import unknown
+from graphopt.named import unknown
 from graphopt.training.mosaic import mosaics
 from graphopt.training.moving import moved
 

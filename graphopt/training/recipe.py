@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.errors import UsageError
+from graphopt.named import read_options, unknown
 from graphopt.pass_base import as_kind
-from graphopt.registry import read_options, unknown
 
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),

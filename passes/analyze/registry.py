@@ -11,16 +11,15 @@ A name stands for a class under "module:Class", imported when used. A user's own
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 
 from graphopt.errors import UsageError
+from graphopt.named import Classes, read_options
 from graphopt.passes.analyze.importance.base import Importance
-from graphopt.registry import read_options, unknown
 
 _HERE = "graphopt.passes.analyze.importance"
 
-IMPORTANCES: dict[str, str | type[Importance]] = {
+_OURS = {
     "l1": f"{_HERE}.l1:L1",
     "l2": f"{_HERE}.l2:L2",
     "bn-gamma": f"{_HERE}.bn_gamma:BnGamma",
@@ -34,6 +33,7 @@ IMPORTANCES: dict[str, str | type[Importance]] = {
     "group-fisher": f"{_HERE}.group_fisher:GroupFisher",
     "obd": f"{_HERE}.obd:Obd",
 }
+IMPORTANCES: Classes[Importance] = Classes("importance", _OURS)
 
 _NUMBER = r"\d+\.?\d*|\.\d+"
 _TERM = re.compile(rf"(?:({_NUMBER})\s*\*\s*)?([A-Za-z][\w-]*)\s*(?:\{{([^{{}}]*)\}})?")
@@ -45,27 +45,7 @@ def register(importance: type[Importance]) -> type[Importance]:
     Raises:
         UsageError: the name is taken.
     """
-    known = IMPORTANCES.get(importance.name)
-    if known is not None and known is not importance:
-        raise UsageError(f"an importance named {importance.name!r} is registered already")
-    IMPORTANCES[importance.name] = importance
-    return importance
-
-
-def importance_class(name: str) -> type[Importance]:
-    """The class registered under `name`.
-
-    Raises:
-        UsageError: there is none.
-    """
-    target = IMPORTANCES.get(name)
-    if target is None:
-        raise UsageError(unknown("importance", name, IMPORTANCES))
-    if isinstance(target, type):
-        return target
-    module, _, attribute = target.partition(":")
-    found: type[Importance] = getattr(importlib.import_module(module), attribute)
-    return found
+    return IMPORTANCES.register(importance)
 
 
 def parse_importances(text: str) -> list[tuple[float, Importance]]:
@@ -83,7 +63,7 @@ def parse_importances(text: str) -> list[tuple[float, Importance]]:
                 "name{option=value}, or a sum such as 0.7*l2+0.3*chip"
             )
         weight, name, options = match.groups()
-        parts.append((float(weight or 1), _with_options(importance_class(name), options or "")))
+        parts.append((float(weight or 1), _with_options(IMPORTANCES.find(name), options or "")))
     return parts
 
 

@@ -21,9 +21,9 @@ from graphopt.errors import BudgetError, UsageError
 from graphopt.ir.cost import node_cost
 from graphopt.ir.graph import Graph, Node, Tensor, producer, replace_uses, sweep
 from graphopt.ir.shapes import infer_shapes
+from graphopt.named import unknown
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.distill.light import Light, stage_widths
-from graphopt.registry import unknown
 
 _NARROWEST, _WIDEST, _HALVINGS = 0.1, 4.0, 12
 

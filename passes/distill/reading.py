@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from graphopt.errors import UsageError
 from graphopt.fx import tap
 from graphopt.fx.address import tensors
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 Read = tuple[Any, dict[str, Tensor]]
 

@@ -26,11 +26,11 @@ from fnmatch import fnmatchcase
 from graphopt.channels.plan import Plan
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
+from graphopt.named import unknown
 from graphopt.passes.distill.losses import KeptChannels, Loss, parse_loss
 from graphopt.passes.distill.pairing import kept_channels
 from graphopt.passes.distill.taps import default_taps, stage_ends
 from graphopt.passes.distill.term import SCHEDULES, Pair, Term
-from graphopt.registry import unknown
 
 BOXES = "boxes"
 _FORM = re.compile(

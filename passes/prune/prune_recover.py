@@ -21,11 +21,11 @@ from graphopt.errors import BudgetError, UsageError
 from graphopt.ir.cost import cost_of
 from graphopt.ir.graph import Graph, sweep
 from graphopt.ir.shapes import infer_shapes
+from graphopt.named import read_options
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.distill.recover import Recover
 from graphopt.passes.prune.facts import add_up
 from graphopt.passes.prune.prune import Prune
-from graphopt.registry import read_options
 
 
 @dataclass(frozen=True)

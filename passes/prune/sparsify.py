@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
+from graphopt.named import unknown
 from graphopt.pass_base import Changes, Context
 from graphopt.passes.distill.recover import Recover
-from graphopt.registry import unknown
 
 if TYPE_CHECKING:
     from graphopt.passes.prune.sparsity import Sparsity

@@ -21,6 +21,7 @@ from graphopt.data.images import METADATA
 from graphopt.errors import UnsupportedError, UsageError
 from graphopt.ir.graph import Graph, Node, label, nodes_of
 from graphopt.ir.opset import in_the_way, set_opset
+from graphopt.named import unknown
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.grid import Grid, Kind
 from graphopt.passes.quantize.placement import PRODUCTS, Placement
@@ -28,7 +29,6 @@ from graphopt.passes.quantize.precision import Effect, below, effects, fewest
 from graphopt.passes.quantize.rounder import Rounder, Settings, Spared, worth_storing
 from graphopt.passes.quantize.rules import Rules, rules_for, wide_kind, with_kinds
 from graphopt.passes.quantize.signal import Signal, told
-from graphopt.registry import unknown
 from graphopt.runtime.run import open_graph
 
 _PROOF_BATCHES = 2

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Node, label
-from graphopt.registry import unknown
+from graphopt.named import unknown
 
 
 def named_nodes(graph: Graph, patterns: Iterable[str]) -> list[Node]:

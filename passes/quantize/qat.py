@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
+from graphopt.named import unknown
 from graphopt.pass_base import Changes, Context
 from graphopt.passes.distill.recover import Recover, told
 from graphopt.passes.quantize.layers import float_network
 from graphopt.passes.quantize.pairs import pairs
-from graphopt.registry import unknown
 
 if TYPE_CHECKING:
     from graphopt.training import Hook

@@ -14,8 +14,8 @@ import numpy as np
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Node, input_value, is_op, scalar_of, static_shape
+from graphopt.named import unknown
 from graphopt.passes.quantize.grid import KINDS, Kind
-from graphopt.registry import unknown
 
 _MOVES = frozenset(
     (

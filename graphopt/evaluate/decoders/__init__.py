@@ -6,23 +6,22 @@ decoder_for(None, graph)                                 the model's metadata, e
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.errors import ModelError, UsageError
 from graphopt.evaluate.decoders.base import Array, Candidates, Decoder, Shapes
-from graphopt.evaluate.decoders.text import split_text, with_options
+from graphopt.evaluate.decoders.text import with_options
 from graphopt.ir.graph import Graph
-from graphopt.registry import unknown
+from graphopt.named import Classes, imported, read_named
 
 _HERE = "graphopt.evaluate.decoders"
 
 # Where a model says what decodes its outputs.
 METADATA = "graphopt.decoder"
 
-DECODERS: dict[str, str] = {
+_OURS = {
     "yolov3": f"{_HERE}.anchors:Yolov3",
     "yolov3-tiny": f"{_HERE}.anchors:Yolov3Tiny",
     "yolov4": f"{_HERE}.anchors:Yolov4",
@@ -34,6 +33,7 @@ DECODERS: dict[str, str] = {
     "ultra-light": f"{_HERE}.boxes:UltraLight",
     "retinanet": f"{_HERE}.retina:Retina",
 }
+DECODERS: Classes[Decoder] = Classes("decoder", _OURS)
 
 Function = Callable[[Mapping[str, Array], tuple[int, int]], list[Candidates]]
 
@@ -121,11 +121,10 @@ def _remembered(graph: Graph) -> Decoder:
 
 
 def _imported(name: str) -> Decoder:
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         return decoder_named(name)
     try:
-        return Own(getattr(importlib.import_module(module), attribute))
+        return Own(imported(name))
     except (ImportError, AttributeError) as error:
         raise UsageError(f"decoder {name!r} cannot be imported: {error}") from error
 
@@ -136,9 +135,5 @@ def decoder_named(text: str) -> Decoder:
     Raises:
         UsageError: no such decoder or option.
     """
-    name, options = split_text(text)
-    if name not in DECODERS:
-        raise UsageError(unknown("decoder", name, DECODERS))
-    module, _, attribute = DECODERS[name].partition(":")
-    kind: type[Decoder] = getattr(importlib.import_module(module), attribute)
-    return with_options(kind, options)
+    name, options = read_named(text, "decoder")
+    return with_options(DECODERS.find(name), options)

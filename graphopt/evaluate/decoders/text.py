@@ -11,28 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from typing import Any, TypeVar
 
 from graphopt.errors import UsageError
 from graphopt.evaluate.decoders.base import Decoder
-from graphopt.registry import read_options, unknown
+from graphopt.named import unknown
 
 _Kind = TypeVar("_Kind", bound=Decoder)
 
 _MOST = 64  # numbers in a list; nobody has as many anchors
-
-
-def split_text(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options in "name" or "name{option=value option=value}".
-
-    Raises:
-        UsageError: it is neither.
-    """
-    match = re.fullmatch(r"\s*([^{}\s]+)\s*(?:\{([^{}]*)\})?\s*", text)
-    if match is None:
-        raise UsageError(f"cannot read decoder {text!r}; write name or name{{option=value}}")
-    return match[1], read_options(match[2] or "", f"decoder {match[1]}")
 
 
 def with_options(kind: type[_Kind], options: dict[str, str]) -> _Kind:

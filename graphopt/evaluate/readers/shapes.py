@@ -22,7 +22,7 @@ import numpy as np
 
 from graphopt.errors import UsageError
 from graphopt.evaluate.examples import Array, Example, Examples
-from graphopt.registry import read_options, unknown
+from graphopt.named import read_options, unknown
 
 CLASSES = ("disc", "ring", "square", "triangle", "star")
 _KINDS = ("disc", "square", "triangle", "star")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphopt.passes.distill.losses.base import Given, Loss
 from graphopt.passes.distill.losses.channels import ChannelStd, KeptChannels, selected_by_std
 from graphopt.passes.distill.losses.embedding import Norm
-from graphopt.passes.distill.losses.registry import LOSSES, loss_class, parse_loss, register
+from graphopt.passes.distill.losses.registry import LOSSES, parse_loss, register
 
 __all__ = [
     "LOSSES",
@@ -18,7 +18,6 @@ __all__ = [
     "KeptChannels",
     "Loss",
     "Norm",
-    "loss_class",
     "parse_loss",
     "register",
     "selected_by_std",

@@ -10,17 +10,13 @@ A name stands for a class under "module:Class", imported when used. A user's own
 
 from __future__ import annotations
 
-import importlib
-import re
-
-from graphopt.errors import UsageError
+from graphopt.named import Classes, read_named
 from graphopt.pass_base import options_for
 from graphopt.passes.distill.losses.base import Loss
-from graphopt.registry import read_options, unknown
 
 _HERE = "graphopt.passes.distill.losses"
 
-LOSSES: dict[str, str | type[Loss]] = {
+_OURS = {
     "kl": f"{_HERE}.kl:Kl",
     "mse": f"{_HERE}.mse:Mse",
     "dist": f"{_HERE}.dist:Dist",
@@ -35,6 +31,7 @@ LOSSES: dict[str, str | type[Loss]] = {
     "cwd": f"{_HERE}.cwd:Cwd",
     "gram": f"{_HERE}.gram:Gram",
 }
+LOSSES: Classes[Loss] = Classes("loss", _OURS)
 
 
 def register(loss: type[Loss]) -> type[Loss]:
@@ -43,27 +40,7 @@ def register(loss: type[Loss]) -> type[Loss]:
     Raises:
         UsageError: the name is taken.
     """
-    known = LOSSES.get(loss.name)
-    if known is not None and known is not loss:
-        raise UsageError(f"a loss named {loss.name!r} is registered already")
-    LOSSES[loss.name] = loss
-    return loss
-
-
-def loss_class(name: str) -> type[Loss]:
-    """The class registered under `name`.
-
-    Raises:
-        UsageError: there is none.
-    """
-    target = LOSSES.get(name)
-    if target is None:
-        raise UsageError(unknown("loss", name, LOSSES))
-    if isinstance(target, type):
-        return target
-    module, _, attribute = target.partition(":")
-    found: type[Loss] = getattr(importlib.import_module(module), attribute)
-    return found
+    return LOSSES.register(loss)
 
 
 def parse_loss(text: str) -> Loss:
@@ -73,8 +50,6 @@ def parse_loss(text: str) -> Loss:
         UsageError: it cannot be read, names something that is not there, or an option has a value
             that cannot be meant.
     """
-    match = re.fullmatch(r"\s*([A-Za-z][\w-]*)\s*(?:\{([^{}]*)\})?\s*", text)
-    if match is None:
-        raise UsageError(f"cannot read loss {text!r}; write name or name{{option=value}}")
-    kind = loss_class(match[1])
-    return kind(**options_for(kind, read_options(match[2] or "", kind.name), "loss"))
+    name, options = read_named(text, "loss")
+    kind = LOSSES.find(name)
+    return kind(**options_for(kind, options, "loss"))

@@ -14,9 +14,9 @@ from graphopt.channels.labels import Vector
 from graphopt.errors import UsageError
 from graphopt.fx.build import origin, plain
 from graphopt.ir.graph import Constant, Tensor, is_op, producer
+from graphopt.named import unknown
 from graphopt.passes.analyze.places import parameter_places
 from graphopt.passes.prune.sparsity.units import Slices, Units
-from graphopt.registry import unknown
 
 # torch keeps the base of its BatchNorms (and of SyncBatchNorm) private.
 Norm = nn.modules.batchnorm._BatchNorm

@@ -16,7 +16,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,8 +23,8 @@ import torch
 from torch import Tensor
 
 from graphopt.errors import UsageError
+from graphopt.named import Classes, read_named
 from graphopt.pass_base import options_for
-from graphopt.registry import read_options, unknown
 
 
 @dataclass(frozen=True)
@@ -210,9 +209,8 @@ class Cosine(Schedule):
         return self.mask
 
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    each.name: each for each in (Constant, GlobalDecay, LocalDecay, Dynamic, Linear, Cosine)
-}
+_OURS = (Constant, GlobalDecay, LocalDecay, Dynamic, Linear, Cosine)
+SCHEDULES: Classes[Schedule] = Classes("schedule", {each.name: each for each in _OURS})
 
 
 def register(schedule: type[Schedule]) -> type[Schedule]:
@@ -221,11 +219,7 @@ def register(schedule: type[Schedule]) -> type[Schedule]:
     Raises:
         UsageError: the name is taken.
     """
-    known = SCHEDULES.get(schedule.name)
-    if known is not None and known is not schedule:
-        raise UsageError(f"a schedule named {schedule.name!r} is registered already")
-    SCHEDULES[schedule.name] = schedule
-    return schedule
+    return SCHEDULES.register(schedule)
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -235,10 +229,6 @@ def parse_schedule(text: str) -> Schedule:
         UsageError: it cannot be read, names something that is not there, or an option has a value
             that cannot be meant.
     """
-    match = re.fullmatch(r"\s*([A-Za-z][\w-]*)\s*(?:\{([^{}]*)\})?\s*", text)
-    if match is None:
-        raise UsageError(f"cannot read schedule {text!r}; write name or name{{option=value}}")
-    kind = SCHEDULES.get(match[1])
-    if kind is None:
-        raise UsageError(unknown("schedule", match[1], SCHEDULES))
-    return kind(**options_for(kind, read_options(match[2] or "", kind.name), "schedule"))
+    name, options = read_named(text, "schedule")
+    kind = SCHEDULES.find(name)
+    return kind(**options_for(kind, options, "schedule"))

@@ -13,10 +13,10 @@ from graphopt.fx import tap
 from graphopt.fx import write_back as write_all_back
 from graphopt.fx.build import origin, plain
 from graphopt.ir.graph import Constant, Graph, Tensor
+from graphopt.named import unknown
 from graphopt.passes.quantize.learn.grids import LearnedGrid, ObservedGrid
 from graphopt.passes.quantize.learn.rewiring import Rewiring, Shared, shared_grids
 from graphopt.passes.quantize.pairs import Pair, pairs
-from graphopt.registry import unknown
 
 SCALES = ("learned", "observed", "fixed")
 

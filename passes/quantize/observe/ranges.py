@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import UsageError
+from graphopt.named import unknown
 from graphopt.passes.quantize.grid import Kind, grid_for
 from graphopt.passes.quantize.observe.curves import Curve
 from graphopt.passes.quantize.observe.histogram import Histogram
-from graphopt.registry import unknown
 
 Array = np.ndarray[Any, Any]
 Range = tuple[float, float]

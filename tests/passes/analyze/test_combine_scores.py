@@ -18,7 +18,6 @@ from graphopt.passes.analyze import (
     scores,
     weighted_sum,
 )
-from graphopt.passes.analyze.registry import importance_class
 
 CHAIN = """(float[1,2] x) => (float[1,1] y) <float[2,3] w = {3.0, 0.0, 1.0, 4.0, 1.0, 1.0}, float[3,1] v>
     { h = MatMul (x, w)  y = MatMul (h, v) }"""
@@ -30,11 +29,11 @@ def chain() -> Channels:
 
 @pytest.mark.parametrize("name", IMPORTANCES)
 def test_an_importance_is_called_the_same_and_explains_itself(name: str) -> None:
-    kind = importance_class(name)
+    kind = IMPORTANCES.find(name)
     assert kind.name == name
     assert kind.needs in ("weights", "activations", "gradients")
     assert "=" in (kind.__doc__ or "") or "uniform" in (kind.__doc__ or "")
-    assert kind() == importance_class(name)()
+    assert kind() == IMPORTANCES.find(name)()
 
 
 def test_a_sum_is_of_scores_between_0_and_1() -> None:
