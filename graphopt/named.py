@@ -1,16 +1,22 @@
-"""Classes known by name, and how one is written with options: `name{option=value other=value}`."""
+"""Things known by name: classes, options written behind a name, names that globs stand for.
+
+name{option=value other=value}
+/model.2*    a glob; a name that is there is itself, whatever characters it is made of
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
 from graphopt.errors import UsageError
 
 T = TypeVar("T")
+_LISTED = 50
 
 
 class Classes(dict[str, "str | type[T]"], Generic[T]):
@@ -55,12 +61,39 @@ def imported(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern (a name or a glob) stands for a name."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def matching(kind: str, patterns: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The names of `known`, in order, that any of the patterns stands for.
+
+    Raises:
+        UsageError: a pattern that stands for nothing; the message calls the things `kind`.
+    """
+    names = list(dict.fromkeys(known))
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {n for n in names if is_named(n, pattern)}
+        if not hits:
+            raise UsageError(unknown(kind, pattern, names))
+        found |= hits
+    return [n for n in names if n in found]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that matches nothing, with near misses."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_listed(names)}"
     return f"no {kind} is called {name!r}; {hint}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a message; of a network's thousand tensors the first ones do."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def read_named(text: str, what: str) -> tuple[str, dict[str, str]]:

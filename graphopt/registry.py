@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import UsageError
-from graphopt.named import Classes, imported, read_options, unknown
+from graphopt.named import Classes, imported, matching, read_options
 from graphopt.pass_base import Pass
 from graphopt.toml import read_toml
 
@@ -181,17 +181,10 @@ def select(passes: list[Pass], *, skip: Iterable[str] = (), only: Iterable[str] 
     """
     skip, only = list(skip), list(only)
     names = list(dict.fromkeys(p.name for p in passes))
-    for selector in [*skip, *only]:
-        if not any(_matches(n, selector) for n in names):
-            raise UsageError(unknown("pass in this pipeline", selector, names))
-    kept = [p for p in passes if not any(_matches(p.name, s) for s in skip)]
-    return [p for p in kept if not only or any(_matches(p.name, s) for s in only)]
-
-
-def _matches(name: str, selector: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(name, selector)
+    kind = "pass in this pipeline"
+    left_out, wanted = matching(kind, skip, names), matching(kind, only, names)
+    kept = [p for p in passes if p.name not in left_out]
+    return [p for p in kept if not only or p.name in wanted]
 
 
 def _split(text: str) -> list[str]:

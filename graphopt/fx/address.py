@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor, fx, nn
 
-from graphopt.errors import UsageError
+from graphopt import named
 from graphopt.fx.build import origin
-from graphopt.named import unknown
 
 
 def tensors(view: fx.GraphModule) -> dict[str, fx.Node]:
@@ -23,14 +21,7 @@ def matching(view: fx.GraphModule, names: Sequence[str]) -> list[str]:
     Raises:
         UsageError: one that matches nothing, with near misses.
     """
-    known = tensors(view)
-    found: set[str] = set()
-    for name in names:
-        hit = {name} if name in known else {t for t in known if fnmatchcase(t, name)}
-        if not hit:
-            raise UsageError(unknown("tensor", name, known))
-        found |= hit
-    return [t for t in known if t in found]
+    return named.matching("tensor", names, tensors(view))
 
 
 def parameters_before(view: fx.GraphModule, name: str) -> set[str]:

@@ -15,15 +15,14 @@ at the end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 
-from graphopt.errors import UsageError
 from graphopt.ir.graph import Constant, Graph, Node, Tensor, is_op, producer
+from graphopt.named import matching
 
 _WEIGHTS: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (1, 2),
@@ -66,24 +65,15 @@ def parameters_of(
     names = {t.name for t in graph.tensors().values() if isinstance(t, Constant) and is_float(t)}
     chosen = {c.name for node in graph.nodes for c in _in_weight_slots(node)}
     chosen |= {c.name for c in _between_layers(graph)}
-    fixed = _matching(names, frozen)
-    return {name: name not in fixed for name in sorted(chosen | _matching(names, also))}
+    kind = "constant of floating-point numbers"
+    fixed, more = (matching(kind, given, sorted(names)) for given in (frozen, also))
+    return {name: name not in fixed for name in sorted(chosen.union(more))}
 
 
 def is_float(constant: Tensor) -> bool:
     """Whether a constant holds floating-point numbers of 16 bits or more."""
     kind = np.dtype(constant.dtype)
     return kind.kind == "f" or kind.name == "bfloat16"
-
-
-def _matching(names: set[str], globs: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for glob in globs:
-        hit = {n for n in names if n == glob or fnmatchcase(n, glob)}
-        if not hit:
-            raise UsageError(f"no constant of floating-point numbers is called {glob!r}")
-        found |= hit
-    return found
 
 
 def _in_weight_slots(node: Node) -> Iterator[Tensor]:

@@ -21,12 +21,11 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from graphopt import named
 from graphopt.channels.plan import Plan
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph
-from graphopt.named import unknown
 from graphopt.passes.distill.losses import KeptChannels, Loss, parse_loss
 from graphopt.passes.distill.pairing import kept_channels
 from graphopt.passes.distill.taps import default_taps, stage_ends
@@ -80,7 +79,7 @@ def _read(text: str) -> Written:
     words = match["words"].split()
     for word in words:
         if word not in _WORDS:
-            raise UsageError(f"term {text.strip()!r}: {unknown('word', word, _WORDS)}")
+            raise UsageError(f"term {text.strip()!r}: {named.unknown('word', word, _WORDS)}")
     try:
         weights = tuple(float(w) for w in (match["weight"] or "1").split("|"))
     except ValueError as error:
@@ -181,17 +180,15 @@ def _stages(mine: Sequence[str], theirs: Sequence[str]) -> list[Pair]:
 
 
 def _matching(where: str, student: Graph, teacher: Graph) -> list[str]:
-    mine, theirs = student.tensors(), teacher.tensors()
-    found: dict[str, None] = {}
-    for name in where.split("|"):
-        hits = [n for n in theirs if (n == name or fnmatchcase(n, name)) and n in mine]
-        if not hits:
-            raise UsageError(f"term at {where!r}: {unknown('tensor of both', name, theirs)}")
-        found |= dict.fromkeys(hits)
-    return list(found)
+    mine = student.tensors()
+    both = [n for n in teacher.tensors() if n in mine]
+    try:
+        return named.matching("tensor of both", where.split("|"), both)
+    except UsageError as error:
+        raise UsageError(f"term at {where!r}: {error}") from error
 
 
 def _one(name: str, graph: Graph) -> str:
     if name not in graph.tensors():
-        raise UsageError(f"term: {unknown('tensor', name, graph.tensors())}")
+        raise UsageError(f"term: {named.unknown('tensor', name, graph.tensors())}")
     return name

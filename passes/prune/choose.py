@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Floats, Vector
 from graphopt.errors import BudgetError, UsageError
+from graphopt.named import is_named
 from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import ALLOCATIONS, Times, layers_of
 from graphopt.passes.prune.budget import Budget
@@ -131,7 +131,7 @@ def _names(channels: Channels) -> list[set[str]]:
 def _matching(names: Sequence[set[str]], selectors: Sequence[str]) -> set[int]:
     found: set[int] = set()
     for selector in selectors:
-        hits = {g for g, own in enumerate(names) if any(fnmatchcase(n, selector) for n in own)}
+        hits = {g for g, own in enumerate(names) if any(is_named(n, selector) for n in own)}
         if not hits:
             raise UsageError(_no_match(selector, names))
         found |= hits

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Node, label
-from graphopt.named import unknown
+from graphopt.named import is_named, unknown
 
 
 def named_nodes(graph: Graph, patterns: Iterable[str]) -> list[Node]:
@@ -28,4 +27,4 @@ def named_nodes(graph: Graph, patterns: Iterable[str]) -> list[Node]:
 
 def _matches(node: Node, pattern: str) -> bool:
     names = (node.name, node.op, *(t.name for t in node.outputs))
-    return any(fnmatchcase(n, pattern) for n in names if n)
+    return any(is_named(n, pattern) for n in names if n)

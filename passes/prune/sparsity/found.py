@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from graphopt.channels.labels import Vector
 from graphopt.errors import UsageError
 from graphopt.fx.build import origin, plain
 from graphopt.ir.graph import Constant, Tensor, is_op, producer
-from graphopt.named import unknown
+from graphopt.named import matching
 from graphopt.passes.analyze.places import parameter_places
 from graphopt.passes.prune.sparsity.units import Slices, Units
 
@@ -129,8 +128,5 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _matching(known: Sequence[str], names: Sequence[str], kind: str) -> list[str]:
-    for name in names:
-        if name != "*" and not any(fnmatchcase(k, name) for k in known):
-            raise UsageError(unknown(kind, name, known))
-    distinct = dict.fromkeys(known)
-    return [k for k in distinct if any(fnmatchcase(k, name) for name in names)]
+    everything = list(dict.fromkeys(known))
+    return everything if "*" in names else matching(kind, names, everything)
