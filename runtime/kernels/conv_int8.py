@@ -48,6 +48,24 @@ _FLIPS = -2139062144  # the highest bit of four bytes
 
 
 @dataclass(frozen=True)
+class _Tap:
+    """What one tap of the window adds to the sums of a register tile.
+
+    Attributes:
+        at_weight: where the tap's weights stand.
+        pixels: where the block of channels of each pixel stands.
+        channels: of the block that count.
+    """
+
+    source: Array
+    weight: Array
+    at_weight: Index
+    pixels: list[Index]
+    sums: Registers
+    channels: int
+
+
+@dataclass(frozen=True)
 class IntegerConv:
     """A convolution of images of integers. One part is one row of a tile of output channels.
 
@@ -143,6 +161,9 @@ class IntegerConv:
         pixels = [k * window.stride[1] * BLOCK for k in range(columns)]
         size = BLOCK * self.outputs
 
+        ways = {"sdot": self._sdot, "smlal": self._smlal, "vnni": self._vnni}
+        how = ways.get(self.machine.integers, self._wide)
+
         def taps(c: Index, channels: int) -> None:
             with loop(0, high) as u, loop(0, wide) as v:
                 at_pixel = let(
@@ -153,9 +174,8 @@ class IntegerConv:
                 )
                 tap = (tile * -(-self.depth // BLOCK) + c) * (high * wide) + u * wide + v
                 at_weight = let(tap * size)
-                self._products(
-                    source, weight, at_weight, [at_pixel + p for p in pixels], sums, channels
-                )
+                at_pixels = [at_pixel + p for p in pixels]
+                how(_Tap(source, weight, at_weight, at_pixels, sums, channels))
 
         if whole:
             with loop(0, whole) as c:
@@ -163,109 +183,63 @@ class IntegerConv:
         if rest:
             taps(whole, rest)
 
-    def _products(
-        self,
-        source: Array,
-        weight: Array,
-        at_weight: Index,
-        pixels: list[Index],
-        sums: Registers,
-        channels: int,
-    ) -> None:
-        how = {"sdot": self._sdot, "smlal": self._smlal, "vnni": self._vnni}
-        how.get(self.machine.integers, self._wide)(
-            source, weight, at_weight, pixels, sums, channels
-        )
-
-    def _sdot(
-        self,
-        source: Array,
-        weight: Array,
-        at_weight: Index,
-        pixels: list[Index],
-        sums: Registers,
-        channels: int,
-    ) -> None:
-        values = [bits(self._signed(source, p), "int32", _QUAD) for p in pixels]
-        for g in range(-(-channels // _GROUP)):
+    def _sdot(self, tap: _Tap) -> None:
+        values = [bits(self._signed(tap.source, p), "int32", _QUAD) for p in tap.pixels]
+        for g in range(-(-tap.channels // _GROUP)):
             for v in range(self.vectors):
-                w = let(weight.vector(at_weight + (g * self.vectors + v) * BLOCK, BLOCK))
+                w = let(tap.weight.vector(tap.at_weight + (g * self.vectors + v) * BLOCK, BLOCK))
                 for k, value in enumerate(values):
                     x = bits(repeat(lane(value, g), _QUAD), "int8", BLOCK)
                     i = k * self.vectors + v
                     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-                    sums[i] = intrinsic(name, "int32", _QUAD, sums[i], w, x)
+                    tap.sums[i] = intrinsic(name, "int32", _QUAD, tap.sums[i], w, x)
 
-    def _vnni(
-        self,
-        source: Array,
-        weight: Array,
-        at_weight: Index,
-        pixels: list[Index],
-        sums: Registers,
-        channels: int,
-    ) -> None:
-        lanes, is_signed = self.machine.lanes, source.dtype == "int8"
+    def _vnni(self, tap: _Tap) -> None:
+        lanes, is_signed = self.machine.lanes, tap.source.dtype == "int8"
         size = lanes * _GROUP
         name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
-        for g in range(-(-channels // _GROUP)):
-            at = at_weight + g * self.vectors * size
-            ws = [let(weight.vector(at + v * size, size)) for v in range(self.vectors)]
-            for k, pixel in enumerate(pixels):
-                four = bits(source.vector(pixel + g * _GROUP, _GROUP), "int32", 1)
+        for g in range(-(-tap.channels // _GROUP)):
+            at = tap.at_weight + g * self.vectors * size
+            ws = [let(tap.weight.vector(at + v * size, size)) for v in range(self.vectors)]
+            for k, pixel in enumerate(tap.pixels):
+                four = bits(tap.source.vector(pixel + g * _GROUP, _GROUP), "int32", 1)
                 x = repeat(four, lanes)
                 if is_signed:
                     x = x ^ constant(_FLIPS, "int32", lanes)
                 x = let(bits(x, "uint8", size))
                 for v, w in enumerate(ws):
                     i = k * self.vectors + v
-                    sums[i] = intrinsic(name, "int32", lanes, sums[i], x, w)
+                    tap.sums[i] = intrinsic(name, "int32", lanes, tap.sums[i], x, w)
 
-    def _smlal(
-        self,
-        source: Array,
-        weight: Array,
-        at_weight: Index,
-        pixels: list[Index],
-        sums: Registers,
-        channels: int,
-    ) -> None:
+    def _smlal(self, tap: _Tap) -> None:
         half = BLOCK // 2
-        values = [self._signed(source, p) for p in pixels]
+        values = [self._signed(tap.source, p) for p in tap.pixels]
 
         def product(a: Value, b: Value, first: int) -> Value:
             ends = (piece(a, first, half), piece(b, first, half))
             return intrinsic("llvm.aarch64.neon.smull.v8i16", "int16", half, *ends)
 
         for o in range(self.outputs):
-            w = let(weight.vector(at_weight + o * BLOCK, BLOCK))
+            w = let(tap.weight.vector(tap.at_weight + o * BLOCK, BLOCK))
             for k, x in enumerate(values):
                 two = product(x, w, 0)
-                if channels > half:
+                if tap.channels > half:
                     two = two + product(x, w, half)
                 pairs = intrinsic("llvm.aarch64.neon.saddlp.v4i32.v8i16", "int32", _QUAD, two)
-                sums[k * self.outputs + o] += pairs
+                tap.sums[k * self.outputs + o] += pairs
 
-    def _wide(
-        self,
-        source: Array,
-        weight: Array,
-        at_weight: Index,
-        pixels: list[Index],
-        sums: Registers,
-        channels: int,
-    ) -> None:
+    def _wide(self, tap: _Tap) -> None:
         lanes = self.machine.lanes
-        for c in range(channels):
-            at = at_weight + c * self.outputs
+        for c in range(tap.channels):
+            at = tap.at_weight + c * self.outputs
             ws = [
-                let(cast(weight.vector(at + v * lanes, lanes), "int32", lanes))
+                let(cast(tap.weight.vector(at + v * lanes, lanes), "int32", lanes))
                 for v in range(self.vectors)
             ]
-            for k, pixel in enumerate(pixels):
-                value = let(repeat(cast(source.scalar(pixel + c), "int32", 1), lanes))
+            for k, pixel in enumerate(tap.pixels):
+                value = let(repeat(cast(tap.source.scalar(pixel + c), "int32", 1), lanes))
                 for v, w in enumerate(ws):
-                    sums[k * self.vectors + v] += value * w
+                    tap.sums[k * self.vectors + v] += value * w
 
     def _signed(self, source: Array, at: Index) -> Value:
         """A pixel's block as signed bytes."""
