@@ -8,7 +8,9 @@ same calibration images; the rows with qat train on more of them, without labels
 scored on the same held-back images and timed in ONNX Runtime in turn with the float file. Top-1 for
 classifiers (5000 images), COCO AP for detectors (128 images of val2017, on which AP moves by half a point
 for nothing). A peer has a row for each of its calibrators, each once with everything quantized and once
-with the last products and what follows them excluded, which its users do by hand.
+with the last products and what follows them excluded, which its users do by hand. Of NAME-half half of
+the operations were removed and what is left was trained without labels, as `graphopt optimize --prune 50%
+--recover` does, before anybody quantizes it (kept in out/bench/quantize).
 """
 
 from __future__ import annotations
@@ -27,16 +29,20 @@ import numpy as np
 
 from benchmarks.environments import python_of
 from benchmarks.markdown import as_markdown
-from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
+from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, Network, labelled
 from graphopt.errors import GraphoptError
 from graphopt.frontends.onnx_file import load, save
+from graphopt.ir.graph import Graph
 from graphopt.pipeline import Pipeline
+from graphopt.prune import PREPARATION, pruning
 from graphopt.quantize import quantizing
-from graphopt.registry import default_passes
+from graphopt.registry import default_passes, parse_passes, pass_class
 from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.measure import compare_latency
 from graphopt.runtime.run import open_file
 
+HALF = "-half"
+MODELS = tuple(f"{name}{half}" for name in NETWORKS for half in ("", HALF))
 CALIBRATION = {"classification": 256, "detection": 64}
 TRAINING = {"classification": 4096, "detection": 128}  # without labels, for the rows with qat
 TEST = {"classification": 5000, "detection": 128}
@@ -67,6 +73,8 @@ class Way:
     options: dict[str, Any]
 
 
+FOLDER = Path(__file__).parents[1] / "out" / "bench" / "quantize"
+_RECOVERY = {"classification": (4, "batch=64 workers=0"), "detection": (8, "batch=16 workers=0")}
 _INT4 = {"weight": "int4", "floor": 0}
 
 
@@ -94,19 +102,40 @@ def ways(head: Sequence[str]) -> list[Way]:
     return [*found, Way("neural-compressor", "static", {})]
 
 
+def halved(file: Path, what: Network, source: str) -> Graph:
+    """A network without half of its operations, trained on images without labels; made once."""
+    made = FOLDER / f"{file.stem}{HALF}.onnx"
+    if not made.exists():
+        graph = Pipeline(parse_passes(PREPARATION)).run(load(file), strict=True).graph
+        shown = labelled(graph, what, source, None)
+        images = [row for _, feeds in shown.batches() for row in next(iter(feeds.values()))]
+        epochs, recipe = _RECOVERY[what.task]
+        plain = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
+        passes = [
+            pruning(macs="50%", **plain),
+            pass_class("recover").with_options(
+                {"data": images, "epochs": epochs, "recipe": recipe}
+            ),
+        ]
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        save(Pipeline(passes).run(graph, strict=True).graph, made)
+    return load(made)
+
+
 class Bench:
     """A network in float, its images, and what comes of quantizing it."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
-        what = NETWORKS[name]
-        loaded = load(ASSETS / "models" / f"{what.file}.onnx")
-        self.graph = Pipeline(default_passes()).run(loaded, strict=True).graph
-        self.float = folder / f"{name}.onnx"
-        save(self.graph, self.float)
+        what = NETWORKS[name.removesuffix(HALF)]
         places = (f"{CIFAR}:test", f"{CIFAR}:train")
         if what.task == "detection":
             places = (f"{COCO}/val2017", f"{COCO}/train2017")
+        file = ASSETS / "models" / f"{what.file}.onnx"
+        loaded = load(file) if not name.endswith(HALF) else halved(file, what, places[1])
+        self.graph = Pipeline(default_passes()).run(loaded, strict=True).graph
+        self.float = folder / f"{name}.onnx"
+        save(self.graph, self.float)
         self.test = labelled(self.graph, what, places[0], TEST[what.task])
         # The first of the training images are those for calibration.
         shown = labelled(self.graph, what, places[1], TRAINING[what.task])
@@ -206,7 +235,7 @@ def cells(row: Row) -> list[str]:
 def markdown(rows: Sequence[Row]) -> str:
     """The page: what was measured, and the table, network by network."""
     told = (__doc__ or "").split("\n\n", maxsplit=1)[1].split("\n\n", maxsplit=1)[1]
-    order = {name: k for k, name in enumerate(NETWORKS)}
+    order = {name: k for k, name in enumerate(MODELS)}
     rows = sorted(rows, key=lambda r: order[r.model])
     return f"# Quantization side by side\n\n{told}\n{as_markdown(_HEADINGS, map(cells, rows))}\n"
 
@@ -214,7 +243,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Runs the benchmark or shows what earlier runs wrote."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--models", default=",".join(NETWORKS), help="comma-separated")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     tools = "graphopt,onnxruntime,nncf,neural-compressor"
     parser.add_argument("--tools", default=tools, help="comma-separated")
     parser.add_argument("--json", type=Path, help="write all results here")
