@@ -84,7 +84,7 @@ def _repairs(wanted: Sequence[str], when: str, images: dict[str, Any]) -> list[P
     return found
 
 
-class Judge:
+class AccuracyGate:
     """Measures how much a labelled metric loses, and refuses what loses too much."""
 
     def __init__(
@@ -200,10 +200,10 @@ def quantize_file(
         BudgetError: the metric loses more than `max_drop`; nothing is written.
     """
     source = Path(source)
-    judge = None
+    gate = None
     if labels is not None:
         progress("measuring the float model")
-        judge = Judge(
+        gate = AccuracyGate(
             source,
             labels,
             _known_task(task),
@@ -212,14 +212,14 @@ def quantize_file(
             images=label_images,
             max_drop=max_drop,
         )
-        preprocess = preprocess or judge.preprocess
+        preprocess = preprocess or gate.preprocess
     elif max_drop is not None:
         raise UsageError(
             "max-drop is measured on labelled images: give --labels KIND:WHERE and --task; without "
             "labels, --recipe floor=20 leaves in float what costs the outputs most"
         )
-    if judge is not None and max_drop is not None:
-        options |= {"max_drop": max_drop, "drop": judge.drop}
+    if gate is not None and max_drop is not None:
+        options |= {"max_drop": max_drop, "drop": gate.drop}
     return optimize_file(
         source,
         Path(target),
@@ -227,7 +227,7 @@ def quantize_file(
         seed=seed,
         strict=True,
         measure=measure,
-        judge=judge.accept if judge else None,
+        judge=gate.accept if gate else None,
         progress=progress,
     )
 

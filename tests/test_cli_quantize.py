@@ -14,7 +14,7 @@ from conftest import graph_from
 from graphopt.cli import main
 from graphopt.errors import BudgetError
 from graphopt.frontends.onnx_file import load, save
-from graphopt.quantize import REPAIRS, Judge, quantizing
+from graphopt.quantize import REPAIRS, AccuracyGate, quantizing
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,16,16] x) => (float[N,10] y)
@@ -157,12 +157,12 @@ def test_a_result_that_loses_more_than_allowed_is_not_accepted(here: Path) -> No
     graph = load(here / "m.onnx")
     weight = graph.nodes[-1].inputs[1]
     weight.values = weight.values[::-1].copy()
-    judge = Judge(
+    gate = AccuracyGate(
         here / "m.onnx", f"npz:{here / 'labelled.npz'}:test", "classification", max_drop=1.0
     )
-    assert judge.accept(load(here / "m.onnx")).lost == 0
+    assert gate.accept(load(here / "m.onnx")).lost == 0
     with pytest.raises(BudgetError, match=r"top1 falls by .* and 1 are allowed; nothing written"):
-        judge.accept(graph)
+        gate.accept(graph)
 
 
 def test_training_through_the_rounding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
