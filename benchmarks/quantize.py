@@ -46,6 +46,8 @@ MODELS = tuple(f"{name}{half}" for name in NETWORKS for half in ("", HALF))
 CALIBRATION = {"classification": 256, "detection": 64}
 TRAINING = {"classification": 4096, "detection": 128}  # without labels, for the rows with qat
 TEST = {"classification": 5000, "detection": 128}
+FOLDER = Path(__file__).parents[1] / "out" / "bench" / "quantize"
+_RECOVERY = {"classification": (4, "batch=64 workers=0"), "detection": (8, "batch=16 workers=0")}
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,6 @@ class Way:
     options: dict[str, Any]
 
 
-FOLDER = Path(__file__).parents[1] / "out" / "bench" / "quantize"
-_RECOVERY = {"classification": (4, "batch=64 workers=0"), "detection": (8, "batch=16 workers=0")}
 _INT4 = {"weight": "int4", "floor": 0}
 
 

@@ -15,12 +15,12 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import as_markdown
-from benchmarks.recipe_peers import run_peers
+from benchmarks.recipe_peers import PEERS, run_peers
 from graphopt.recipes import Recipe, find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes.picture import picture
 from graphopt.recipes.stage import Ground, stage_print
@@ -64,7 +64,8 @@ def run(name: str, options: argparse.Namespace) -> None:
     )
     mark = f"{name}-{options.scale}{options.mark}"
     folder, path = Path("out/recipes") / mark, RESULTS / f"{mark}.json"
-    found = measured(path, recipe)
+    peers = {p.name for p in PEERS[name]} if options.peers else set()
+    found = measured(path, recipe, peers)
     for seed in range(options.seeds):
         if any(r["seed"] == seed for r in found):
             continue
@@ -76,20 +77,18 @@ def run(name: str, options: argparse.Namespace) -> None:
         write_results(path, recipe, found)
 
 
-def measured(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
-    """Results that stand in a file, of the seeds for which every stage is what the recipe says now."""
+def measured(path: Path, recipe: Recipe, peers: Set[str]) -> list[dict[str, Any]]:
+    """Results that stand in a file, of seeds with the peers and with every stage as the recipe is now."""
     if not path.exists():
         return []
     results = json.loads(path.read_text("utf-8"))["results"]
-    now = [
-        seed
-        for seed in sorted({r["seed"] for r in results})
-        if {
-            stage_print(Ground(recipe, path.parent, seed, "cpu", Terminal), s)
-            for s in recipe.stages
-        }
-        <= {r["fingerprint"] for r in results if r["seed"] == seed}
-    ]
+    now = []
+    for seed in sorted({r["seed"] for r in results}):
+        own = [r for r in results if r["seed"] == seed]
+        ground = Ground(recipe, path.parent, seed, "cpu", Terminal)
+        wanted = {stage_print(ground, stage) for stage in recipe.stages}
+        if wanted <= {r["fingerprint"] for r in own} and peers <= {r["stage"] for r in own}:
+            now.append(seed)
     return [r for r in results if r["seed"] in now]
 
 

@@ -106,7 +106,7 @@ def read_named(text: str, what: str) -> tuple[str, dict[str, str]]:
     Raises:
         UsageError: it is neither.
     """
-    match = re.fullmatch(r"\s*([A-Za-z][\w-]*)\s*(?:\{([^{}]*)\})?\s*", text)
+    match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\{([^{}]*)\})?\s*", text)
     if match is None:
         raise UsageError(f"cannot read {what} {text!r}; write name or name{{option=value}}")
     return match[1], read_options(match[2] or "", match[1])

@@ -14,12 +14,11 @@ the default pipeline. A user's own pass is registered with `register`, or named 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from graphopt.errors import UsageError
-from graphopt.named import Classes, imported, matching, read_options
+from graphopt.named import Classes, imported, matching, read_named
 from graphopt.pass_base import Pass
 from graphopt.toml import read_toml
 
@@ -130,10 +129,8 @@ def register(pass_class: type[Pass]) -> type[Pass]:
 
 def pass_class(name: str) -> type[Pass]:
     """The class registered under `name`, or named as "module:Class"."""
-    if ":" not in name:
-        return PASSES.find(name)
     try:
-        found = imported(name)
+        found = imported(name) if ":" in name else PASSES.find(name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"pass {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Pass)):
@@ -150,7 +147,7 @@ def parse_passes(text: str) -> list[Pass]:
     """The passes of a pipeline text (see the module docstring)."""
     passes: list[Pass] = []
     for item in _split(text):
-        name, options = _parse_item(item)
+        name, options = read_named(item, "pass")
         if name == "default":
             passes += default_passes()
         else:
@@ -192,10 +189,3 @@ def _split(text: str) -> list[str]:
     if not all(items):
         raise UsageError(f"pipeline {text!r} has an empty pass name")
     return items
-
-
-def _parse_item(item: str) -> tuple[str, Mapping[str, Any]]:
-    match = re.fullmatch(r"([^{}]+?)\s*(?:\{([^{}]*)\})?", item)
-    if match is None:
-        raise UsageError(f"cannot read {item!r}; write name or name{{option=value other=value}}")
-    return match[1], read_options(match[2] or "", match[1])

@@ -103,7 +103,8 @@ def test_half_precision(model: Path) -> None:
     made = compile_file(model, model.with_name("h"), **how)
     assert made.manifest["precision"] == "float16"
     assert made.error is not None
-    assert 1e-4 < made.error <= made.tolerance < 6e-2
+    assert 1e-4 < made.error <= made.tolerance
+    assert 5e-2 <= made.tolerance < 6e-2
     assert made.notes[0].startswith("computed in float16, which suits kirin990 best; --precision")
     named = compile_file(model, model.with_name("n"), precision="float16", **how)
     assert named.notes == ()

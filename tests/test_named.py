@@ -36,8 +36,9 @@ def test_a_thousand_names_are_not_all_listed() -> None:
 
 def test_a_name_with_options() -> None:
     assert read_named(" kl ", "loss") == ("kl", {})
+    assert read_named("mine.py:Loss", "loss") == ("mine.py:Loss", {})
     assert read_named("kl{a=1 b-c=2|3}", "loss") == ("kl", {"a": "1", "b-c": "2|3"})
-    for text in ("", "kl{a=1", "kl}", "two names", "os:system", "kl{a}"):
+    for text in ("", "kl{a=1", "kl}", "two names", "kl+mse", "kl{a}"):
         with pytest.raises(UsageError, match="cannot read"):
             read_named(text, "loss")
 

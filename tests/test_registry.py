@@ -8,7 +8,7 @@ import pytest
 
 from graphopt.errors import UsageError
 from graphopt.passes.fuse.merge_sibling_convs import MergeSiblingConvs
-from graphopt.registry import DEFAULT, default_passes, parse_passes, read_pipeline, select
+from graphopt.registry import DEFAULT, PASSES, default_passes, parse_passes, read_pipeline, select
 
 
 def test_text() -> None:
@@ -45,6 +45,13 @@ def test_default_stands_for_the_default_pipeline() -> None:
 def test_mistakes_in_text(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("{", r"\{")):
         parse_passes(text)
+
+
+def test_a_pass_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of ours too, where a package is broken."""
+    monkeypatch.setitem(PASSES, "simplify", "no.such.module:Simplify")
+    with pytest.raises(UsageError, match="pass 'simplify' cannot be imported"):
+        parse_passes("simplify")
 
 
 def test_toml(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_model_remembers_its_decoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("numpy:concatenate", "metadata graphopt.decoder: cannot read decoder"),
+        ("numpy:concatenate", "metadata graphopt.decoder: no decoder is called"),
         ("os:system", "metadata graphopt.decoder"),
         ("yolov3{anchors=1x2}", "metadata graphopt.decoder: decoder yolov3: 1 anchors"),
         ("yolov3" * 5000, "metadata graphopt.decoder"),

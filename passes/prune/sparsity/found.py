@@ -129,4 +129,5 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def _matching(known: Sequence[str], names: Sequence[str], kind: str) -> list[str]:
     everything = list(dict.fromkeys(known))
-    return everything if "*" in names else matching(kind, names, everything)
+    wanted = matching(kind, [n for n in names if n != "*"], everything)
+    return everything if "*" in names else wanted  # of nothing, too

@@ -67,6 +67,8 @@ def test_names_choose_layers_and_shared_gammas_count_once() -> None:
     assert GammaSparsity.for_module(module, s=1.0, names=["1"]).units.count == 3
     with pytest.raises(UsageError, match="no BatchNorm is called 'head"):
         GammaSparsity.for_module(module, s=1.0, names=["head.*"])
+    with pytest.raises(UsageError, match="no BatchNorm is called 'head"):
+        GammaSparsity.for_module(module, s=1.0, names=["*", "head.*"])
 
 
 def test_wrappers_are_looked_through_and_a_users_own_module_is_none() -> None:
