@@ -35,7 +35,7 @@ _LONGEST_BODY = 6000
 _PIECE = 200  # blocks given to llvm-mca at once
 
 _JUMP = re.compile(r"(b|bl|br|blr|ret|cbn?z|tbn?z|b\.\w+)( |$)")
-_ADDRESS = re.compile(r"(0x[0-9a-f]+|#?-?\d+)$")
+_ADDRESS = re.compile(r"(?<!\w)(0x[0-9a-f]+|#?-?\d+)$")  # not the number of a register
 # What llvm-mca has no figures for, and never is where time goes.
 _STRANGE = re.compile(r"(<unknown>|mrs|msr|svc|dmb|dsb|isb|hint|brk|udf|dc|ic|clrex|yield|bti)\b")
 
@@ -213,11 +213,13 @@ def _piece(
         "-",
     ]
     text = "".join(
-        f"// LLVM-MCA-BEGIN {i}\n" + "\n".join(body) + "\n// LLVM-MCA-END\n"
+        f"# LLVM-MCA-BEGIN {i}\n" + "\n".join(body) + "\n# LLVM-MCA-END\n"
         for i, body in enumerate(bodies)
     )
     told = _run(command, text)
     regions: list[Any] = json.loads(told[told.index("{") :])["CodeRegions"]
+    if any(not r["Name"].isdigit() for r in regions):  # it still ends with 0
+        raise RunError(f"{command[0]} did not find the loops it was given")
     cycles = {int(r["Name"]): r["SummaryView"]["TotalCycles"] / turns for r in regions}
     # A body of nothing but what it does not know has no region.
     return [cycles.get(i, float(len(body))) for i, body in enumerate(bodies)]

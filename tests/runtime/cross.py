@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from graphopt.runtime.places import cycles
+
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 
 _MISSING = {
@@ -17,6 +19,7 @@ _MISSING = {
     "cc": lambda: shutil.which("cc") is None,
     "qemu": lambda: shutil.which("qemu-aarch64") is None,
     "sysroot": lambda: not (SYSROOT / "lib" / "ld-linux-aarch64.so.1").exists(),
+    "mca": lambda: cycles.tools() is None,
 }
 _INSTALL = {
     "zig": "pip install ziglang",
@@ -24,6 +27,7 @@ _INSTALL = {
     "cc": "apt install gcc",
     "qemu": "apt install qemu-user",
     "sysroot": "apt install libc6-arm64-cross",
+    "mca": "apt install llvm-19",
 }
 
 # Threads and mathematics: what asks for new versions of symbols.

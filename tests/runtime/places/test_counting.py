@@ -75,8 +75,7 @@ def test_counts_are_exact(tmp_path: Path) -> None:
 
 
 def test_cycles_are_those_of_the_core(tmp_path: Path) -> None:
-    if cycles.tools() is None:
-        pytest.skip(cycles.INSTALL)
+    need("mca")
     sections, blocks = counted(tmp_path)
     found = cycles.estimate(sections, blocks, target("tx2"))
     # A chain of additions is one a cycle; the short loop at most as many as it has instructions.
@@ -106,6 +105,29 @@ OTHERS = {"add": 0x91000421, "fmla": 0x4E22CC20, "ldr q": 0x3DC00000, "nop": 0xD
 @pytest.mark.parametrize("name", [*JUMPS, *OTHERS])
 def test_what_ends_a_block(name: str) -> None:
     assert cycles._jumps({**JUMPS, **OTHERS}[name]) is (name in JUMPS)
+
+
+FAR = {
+    "br x17": 0xD61F0220,
+    "blr x28": 0xD63F0380,
+    "adrp x16": 0x90000010,
+    "ldr x1, literal": 0x58000041,
+}
+
+
+@pytest.mark.parametrize("name", [*JUMPS, *OTHERS, *FAR])
+def test_every_kind_of_instruction_is_read(name: str) -> None:
+    need("mca")
+    block = counting.Block(0x1000, (OTHERS["add"], {**JUMPS, **OTHERS, **FAR}[name]))
+    found = cycles.estimate([{0: 10}], {0: block}, target("tx2"))
+    assert 10 <= found.cycles[0] <= 100
+
+
+def test_loops_that_were_not_found_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = '{"CodeRegions": [{"Name": "", "SummaryView": {"TotalCycles": 100}}]}'
+    monkeypatch.setattr(cycles, "_run", lambda *_: told)
+    with pytest.raises(RunError, match="did not find the loops"):
+        cycles._turns([("nop",)], target("tx2"), {"llvm-mca": "llvm-mca-17"})
 
 
 def test_blocks_that_run_together_are_one() -> None:
