@@ -134,6 +134,25 @@ def row_cycles(machine: Machine, vectors: int, columns: int, width: int) -> floa
     return sum(n * tile_cycles(machine, vectors, c) for _, n, c in tiles(width, columns))
 
 
+@cache
+def rows_product(machine: Machine, rows: int, columns: int) -> tuple[int, int]:
+    """(vectors of columns, rows) of the best register tile for a product of two computed matrices."""
+
+    def cost(tile: tuple[int, int]) -> tuple[float, int]:
+        return rows_product_cycles(machine, rows, columns, tile), -tile[0]
+
+    return min(register_tiles(machine), key=cost)
+
+
+def rows_product_cycles(machine: Machine, rows: int, columns: int, tile: tuple[int, int]) -> float:
+    """What `lanes` of the elements that are summed over take."""
+    vectors, high = tile
+    full, rest = divmod(columns, vectors * machine.lanes)
+    last = -(-rest // machine.lanes)
+    one = full * row_cycles(machine, vectors, high, rows)
+    return one + (row_cycles(machine, last, high, rows) if last else 0.0)
+
+
 def direct(
     machine: Machine, window: Window, depth: int, blocks: int, size: tuple[int, int]
 ) -> Direct:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from graphopt.ir.graph import Node, input_of, input_value, is_op
+from graphopt.ir.graph import Node, input_of, input_value, is_op, static_shape
 from graphopt.runtime.lower.layout import Kind, Layout, image_shape
 from graphopt.runtime.lower.phases import has_phases
+from graphopt.runtime.lower.rows import TO_PIXELS, TO_ROWS
+
+_OF_IMAGES = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "QuantizeLinear")
 
 
 class CpuLayout(Layout):
@@ -18,11 +23,49 @@ class CpuLayout(Layout):
             return kind
         if is_op(node, "ConvTranspose"):
             return "transposed" if has_phases(node) else None
+        if is_op(node, "Transpose"):
+            return self._turned(node)
+        if is_op(node, "MatMul"):
+            return "rows-product" if _is_rows_product(node, self.lanes) else None
+        if is_op(node, "Softmax"):
+            axis = node.attrs.get("axis", -1 if self._graph.opset >= 13 else 1)
+            return "rows-softmax" if _is_last(node, int(axis), self.lanes) else None
         if not is_op(node, "Gather", "Pad") or id(node.inputs[0]) not in self.blocked:
             return None
         if node.op == "Gather":
             return "pick" if _takes_channels(node) else None
         return "pad" if pads_of_channels(node) is not None else None
+
+    def _turned(self, node: Node) -> Kind | None:
+        """Between channels that lie together and images."""
+        given, order = node.inputs[0], tuple(node.attrs.get("perm", ()))
+        if order == TO_ROWS and id(given) in self.blocked:
+            return "to-rows"
+        made = node.outputs[0]
+        is_image = order == TO_PIXELS and image_shape(made) is not None
+        # What reads it in another way would have to turn it back.
+        return (
+            "to-pixels" if is_image and any(is_op(r, *_OF_IMAGES) for r in made.outputs) else None
+        )
+
+
+def _is_rows_product(node: Node, lanes: int) -> bool:
+    """Whether a MatMul is of two computed matrices, or a batch of them, that lie row by row."""
+    shapes = [static_shape(t) for t in node.inputs]
+    made = static_shape(node.outputs[0])
+    if made is None or any(s is None or len(s) < 2 for s in shapes) or made[-1] < lanes:
+        return False
+    batches = [math.prod(s[:-2]) for s in shapes if s is not None]
+    is_number = all(np.dtype(t.dtype) == np.float32 for t in node.inputs)
+    return is_number and all(b in (1, math.prod(made[:-2])) for b in batches)
+
+
+def _is_last(node: Node, axis: int, lanes: int) -> bool:
+    """Whether this is the last axis of numbers of a size known now, at least one vector."""
+    shape, number = static_shape(node.inputs[0]), np.dtype(node.outputs[0].dtype)
+    if shape is None or not shape or number != np.float32:
+        return False
+    return axis % len(shape) == len(shape) - 1 and shape[-1] >= lanes
 
 
 def _takes_channels(node: Node) -> bool:

@@ -23,10 +23,17 @@ Kind = Literal[
     "round",
     "unround",
     "transposed",
-    "pick",  # these two on processors only
+    "pick",  # these six on processors only
     "pad",
+    "to-pixels",
+    "to-rows",
+    "rows-product",
+    "rows-softmax",
     "interpolate",  # on GPUs only
 ]
+
+# These make rows, not images.
+ROWS = ("to-rows", "rows-product", "rows-softmax")
 
 
 def window_of(node: Node) -> Window | None:
@@ -192,6 +199,8 @@ class Layout:
         self._kinds: dict[int, Kind | None] = {}
         for node in graph.nodes:
             kind = self._kinds[id(node)] = self._kind(node)
+            if kind in ROWS:
+                continue
             if kind is not None or self._is_elementwise(node):
                 self.blocked.update(id(t) for t in node.outputs)
 

@@ -32,6 +32,7 @@ from graphopt.runtime.lower.picks import picks_to_gathers
 from graphopt.runtime.lower.program import Kernel, Memory, Place, Port, Program, Step
 from graphopt.runtime.lower.quantized import grid_of, has_integers, take_products
 from graphopt.runtime.lower.regions import main_input, main_of, regions_of
+from graphopt.runtime.lower.rows import rows_to_pixels
 from graphopt.runtime.lower.vectors import vectors_to_images
 
 _ALIASES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
@@ -71,6 +72,7 @@ class Lowering:
         # Plain tensors are float32 whatever images are.
         self.plain_machine = plain_machine or machine
         vectors_to_images(graph)
+        rows_to_pixels(graph)
         self.products = take_products(graph)
         picks_to_gathers(graph, CpuLayout(graph, machine.lanes))
         self.layout = CpuLayout(graph, machine.lanes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.runtime.lower.fuse import Region
+from graphopt.runtime.lower.layout import ROWS
 from graphopt.runtime.lower.lowering import Lowering, is_alias
 from graphopt.runtime.lower.plan_generic import plan_alias, plan_generic
 from graphopt.runtime.lower.plan_images import (
@@ -18,6 +19,12 @@ from graphopt.runtime.lower.plan_images import (
 from graphopt.runtime.lower.plan_integers import plan_back, plan_integers, plan_rounding
 from graphopt.runtime.lower.plan_picks import plan_pad, plan_pick
 from graphopt.runtime.lower.plan_products import plan_conv, plan_dense, plan_depthwise
+from graphopt.runtime.lower.plan_rows import (
+    plan_rows_product,
+    plan_rows_softmax,
+    plan_to_pixels,
+    plan_to_rows,
+)
 from graphopt.runtime.lower.plan_transposed import plan_transposed
 
 _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
@@ -34,14 +41,20 @@ _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
     "transposed": plan_transposed,
     "pick": plan_pick,
     "pad": plan_pad,
+    "to-pixels": plan_to_pixels,
+    "to-rows": plan_to_rows,
+    "rows-product": plan_rows_product,
+    "rows-softmax": plan_rows_softmax,
 }
+# Those that integers do not take part in, and those that make integers or numbers of them.
+_OF_NUMBERS = ("round", "unround", "to-pixels", *ROWS)
 
 
 def plan(lowering: Lowering, region: Region) -> None:
     """Plans the kernels of one region."""
     node = region.first
     kind = lowering.layout.kind(node)
-    if kind not in ("round", "unround") and plan_integers(lowering, region):
+    if kind not in _OF_NUMBERS and plan_integers(lowering, region):
         return
     if kind is not None:
         _PLANNERS[kind](lowering, region)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphopt.runtime.kernels.blocking import Block, Unblock
+from graphopt.runtime.kernels.channels_last import BlockPixels, UnblockPixels
 from graphopt.runtime.kernels.conv import DepthwiseConv, DirectConv, Window, tiles
 from graphopt.runtime.kernels.conv_int8 import IntegerConv
 from graphopt.runtime.kernels.depthwise_int8 import IntegerDepthwise
@@ -26,6 +27,8 @@ from graphopt.runtime.kernels.movement import (
 from graphopt.runtime.kernels.pick import PickChannels
 from graphopt.runtime.kernels.pointwise import Expression, Pointwise, Strides
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
+from graphopt.runtime.kernels.rows_product import RowsProduct
+from graphopt.runtime.kernels.rows_softmax import RowsSoftmax
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.kernels.winograd import WinogradInput, WinogradOutput
 from graphopt.runtime.lower import choose, choose_int8
@@ -131,6 +134,12 @@ def _integer_depthwise(kernel: IntegerDepthwise, machine: Machine) -> float:
     return _rows(kernel.parts, kernel.width, kernel.columns, tile)
 
 
+def _rows_product(kernel: RowsProduct, _: Machine) -> float:
+    own, tile = kernel.machine, (kernel.vectors, kernel.high)
+    each = choose.rows_product_cycles(own, kernel.rows, kernel.columns, tile)
+    return kernel.batch * kernel.depth / own.lanes * each
+
+
 def _reached(window: Window, columns: int) -> int:
     """Different columns that a tile reads."""
     return len(
@@ -224,6 +233,17 @@ def _turned(kernel: Block | Unblock, _: Machine) -> float:
     return kernel.parts * -(-kernel.width // lanes) * each / kernel.machine.products
 
 
+def _moved(kernel: BlockPixels | UnblockPixels, machine: Machine) -> float:
+    """A load and a store."""
+    return _vectors(kernel, machine, kernel.parts * kernel.width, 2.0)
+
+
+def _softmax(kernel: RowsSoftmax, machine: Machine) -> float:
+    """The largest; e^x and the sum; the shares."""
+    count = kernel.rows * -(-kernel.columns // kernel.machine.lanes)
+    return _vectors(kernel, machine, count, 2.0 + _POLYNOMIAL + 3.0 + 3.0)
+
+
 _COUNTS: dict[type, Callable[[Any, Machine], float]] = {
     DirectConv: _direct,
     WinogradOutput: _winograd,
@@ -242,4 +262,8 @@ _COUNTS: dict[type, Callable[[Any, Machine], float]] = {
     ClearBorder: _bordered,
     Block: _turned,
     Unblock: _turned,
+    BlockPixels: _moved,
+    UnblockPixels: _moved,
+    RowsProduct: _rows_product,
+    RowsSoftmax: _softmax,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir.graph import Graph, Node, Tensor, is_op, sole_reader, static_shape
 from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown
-from graphopt.runtime.lower.layout import Layout
+from graphopt.runtime.lower.layout import ROWS, Layout
 
 
 def regions_of(graph: Graph, layout: Layout) -> list[Region]:
@@ -27,7 +27,7 @@ def regions_of(graph: Graph, layout: Layout) -> list[Region]:
 def _region(graph: Graph, layout: Layout, node: Node, taken: set[int]) -> Region:
     kind = layout.kind(node)
     elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in layout.blocked
-    alone = kind in ("concat", "pieces", "pick", "pad", "round", "unround")
+    alone = kind in ("concat", "pieces", "pick", "pad", "to-pixels", *ROWS, "round", "unround")
     if alone or not (kind or elementwise):
         return Region(node, [], node.outputs[0])
     start = [node] if elementwise else []

@@ -72,15 +72,20 @@ def _is_dense(node: Node) -> bool:
     plain = all(
         node.attrs.get(k, d) == d for k, d in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
     )
+    return plain and is_integer_weight(node) and _has_bias(node)
+
+
+def is_integer_weight(node: Node) -> bool:
+    """Whether a product's matrix is known now, and integers with scales by its columns."""
     back = produced_by(node.inputs[1], "DequantizeLinear")
     weight = None if back is None else input_value(back, 0)
-    if not plain or weight is None or weight.dtype != np.int8 or weight.ndim != 2:
+    if weight is None or weight.dtype != np.int8 or weight.ndim != 2:
         return False
     scale, zero = input_value(back, 1), input_value(back, 2)
     axis = int(back.attrs.get("axis", 1)) % 2
     is_signed = zero is None or not zero.any()
     is_by_output = scale is not None and (scale.size == 1 or axis == _output_axis(node))
-    return is_signed and is_by_output and not back.attrs.get("block_size") and _has_bias(node)
+    return is_signed and is_by_output and not back.attrs.get("block_size")
 
 
 def _has_bias(node: Node) -> bool:
@@ -96,7 +101,7 @@ def _output_axis(node: Node) -> int:
 def _rewrite(graph: Graph, node: Node, image: Tensor) -> None:
     out = node.outputs[0]
     channels, height, width = (static_shape(image) or (0, 0, 0, 0))[1:]
-    weight = _weight(graph, node, (channels, height, width))
+    weight = matrix_as_filters(graph, node, (channels, height, width))
     given = [image, weight, *([] if input_of(node, 2) is None else [node.inputs[2]])]
     count = (static_shape(out) or (0, 0))[1]
     made = add_node(graph, "Conv", given, like=out, shape=(1, count, 1, 1))
@@ -113,7 +118,7 @@ def _image_of(graph: Graph, quantize: Node, back: Node) -> Tensor:
     shape = static_shape(before)
     if shape is None or len(shape) != 4 or shape[0] != 1:
         length = (static_shape(vector) or (0, 0))[1]
-        before = _reshaped(graph, vector, (1, length, 1, 1))
+        before = reshaped(graph, vector, (1, length, 1, 1))
         shape = (1, length, 1, 1)
     stored = add_node(
         graph,
@@ -127,13 +132,14 @@ def _image_of(graph: Graph, quantize: Node, back: Node) -> Tensor:
     )
 
 
-def _reshaped(graph: Graph, tensor: Tensor, shape: Shape) -> Tensor:
+def reshaped(graph: Graph, tensor: Tensor, shape: Shape) -> Tensor:
+    """A tensor in another shape."""
     wanted = add_constant(graph, f"{tensor.name}_shape", np.array(shape, np.int64))
     return add_node(graph, "Reshape", [tensor, wanted], like=tensor, shape=shape)
 
 
-def _weight(graph: Graph, node: Node, window: Shape) -> Tensor:
-    """A matrix as the filters of a convolution, with its scales along the first axis."""
+def matrix_as_filters(graph: Graph, node: Node, window: Shape) -> Tensor:
+    """A matrix of integers as the filters of a convolution, with its scales along the first axis."""
     back = produced_by(node.inputs[1], "DequantizeLinear")
     values = input_value(back, 0)
     assert values is not None
@@ -160,7 +166,7 @@ def _flattened_late(graph: Graph, vector: Tensor, image: Tensor) -> None:
         shape = static_shape(image)
         image = add_node(graph, reader.op, given, like=after, attrs=dict(reader.attrs), shape=shape)
         vector = after
-    flat = _reshaped(graph, image, static_shape(vector) or ())
+    flat = reshaped(graph, image, static_shape(vector) or ())
     replace_uses(graph, vector, flat)
 
 

@@ -18,10 +18,13 @@ from graphopt.frontends.normal_form import normalize
 from graphopt.ir.graph import Graph
 from graphopt.pipeline import Pipeline
 from graphopt.registry import LOWERING, default_passes, pass_class
+from graphopt.runtime.kernels.channels_last import BlockPixels
 from graphopt.runtime.kernels.conv import DepthwiseConv, DirectConv
 from graphopt.runtime.kernels.movement import CopyChannels, Enlarge
 from graphopt.runtime.kernels.pointwise import Pointwise
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
+from graphopt.runtime.kernels.rows_product import RowsProduct
+from graphopt.runtime.kernels.rows_softmax import RowsSoftmax
 from graphopt.runtime.kernels.winograd import WinogradOutput
 from graphopt.runtime.lower.arena import plan
 from graphopt.runtime.lower.program import Program
@@ -121,6 +124,12 @@ NETWORKS = {
         """(float[1,32,5,5] x) => (float[1,32,5,5] y) <float[32,16,3,3] w>
         { y = Conv <group = 2, pads = [1,1,1,1]> (x, w) }""",
         {DirectConv: 1},
+    ),
+    "attention": (
+        """(float[1,11,24] x) => (float[1,11,24] y) <float[24,24] q, float[24,24] k, float[24,24] v, float[24,24] o, float[24] b>
+        { l = MatMul (x, q)  m = MatMul (x, k)  n = MatMul (x, v)  t = Transpose <perm = [0,2,1]> (m)
+          s = MatMul (l, t)  p = Softmax (s)  a = MatMul (p, n)  c = MatMul (a, o)  d = Add (c, b)  y = Add (x, d) }""",
+        {DirectConv: 4, RowsProduct: 2, RowsSoftmax: 1, BlockPixels: 2},
     ),
 }
 

@@ -39,7 +39,9 @@ def test_a_sketch_is_the_program_without_its_constants(case: str, machine: str) 
     steps = [predict.cycles(s.kernel, s.end - s.begin, MACHINES[machine]) for s in program.steps]
     assert sketch.total == pytest.approx(sum(steps))
     if not any(n.op == "Split" for n in fixed(case).nodes):  # whose pieces are nodes of their own
-        assert set(sketch.cycles) <= {n.name for n in fixed(case).nodes}
+        turned = (" to pixels", " to rows")  # what is put between
+        named = {name for name in sketch.cycles if not name.endswith(turned)}
+        assert named <= {n.name for n in fixed(case).nodes}
     assert not sketch.program.constants
 
 
