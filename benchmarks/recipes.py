@@ -168,7 +168,7 @@ def fewer(results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for board in dict.fromkeys(b for r in results for b in r["boards"]):
         counted = [r for r in results if r["boards"].get(board, {}).get("cycles")]
-        if len(counted) < 2:
+        if len({r["stage"] for r in counted}) < 2:
             continue
         last = min(counted, key=lambda r: r["boards"][board]["cycles"])
         times = counted[0]["boards"][board]["cycles"] / last["boards"][board]["cycles"]
