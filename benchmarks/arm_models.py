@@ -32,6 +32,18 @@ def _asset(name: str) -> Callable[[], Graph]:
     return lambda: load(ASSETS / f"{name}.onnx")
 
 
+def _transformer() -> Graph:
+    """As wide as DeiT-Tiny, two blocks of its twelve, 96 pixels: 37 tokens."""
+    import torch
+
+    from benchmarks.networks import VisionTransformer
+    from graphopt.frontends.torch_module import to_onnx
+
+    torch.manual_seed(0)
+    module, image = VisionTransformer(192, 2, 3, 16, 96).eval(), torch.zeros(1, 3, 96, 96)
+    return normalize(to_onnx(module, image, exporter="torchscript", dynamic_batch=False))
+
+
 def _layer(
     depth: int, out: int, size: int, kernel: int, stride: int, groups: int = 1
 ) -> Callable[[], Graph]:
@@ -78,6 +90,7 @@ CASES: dict[str, Callable[[], Graph]] = {
     "mobilenetv2_96": _zoo("mobilenetv2", 96),
     "yolov3_tiny_160": _zoo("yolov3-tiny", 160),
     "yolov3_mobilenetv3_128": _zoo("yolov3-mobilenetv3", 128),
+    "vit_96": _transformer,
 }
 
 
