@@ -127,8 +127,10 @@ class Bench:
 
     def pruned(self, macs: float, **options: Any) -> Pruned:
         """The network with so many MACs left, compensated on training images."""
-        calibration = [self.samples.images[:256]]
-        chosen = {"macs": str(macs), "data": calibration, "batch": 32, **options}
+        images, size = self.samples.images[:256], self.graph.inputs[0].shape[0]
+        batch = size if isinstance(size, int) else 32  # a fixed one is all the network takes
+        calibration = [images[i : i + batch] for i in range(0, len(images), batch)]
+        chosen = {"macs": str(macs), "data": calibration, **options}
         return prune_graph(self.graph, preparation="", **chosen)
 
     def pruned_by_peer(self, macs: float) -> Graph:
