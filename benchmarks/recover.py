@@ -7,10 +7,11 @@ Per network and budget (MACs that are left) the score on held-back images before
 after training in one of these ways, all with the same epochs, optimizer and images:
 
     label-free          what `graphopt optimize --prune --recover` does: heads and features of the
-                        original, after the same share off every layer by L2 norm
+                        original, after the same share off every layer by L2 norm, compensated linearly
+    uncompensated       the same without compensation
     heads alone         the same without features
-    labels              plain fine-tuning on labels (classifiers), which with this way of pruning is
-                        what structured pruning tools of the field do by default
+    labels              plain fine-tuning on labels (classifiers) without compensation, which is what
+                        structured pruning tools of the field do by default
     both                labels and the original's heads and features
     compensated         label-free after what `graphopt prune` does for itself, where no training
                         follows: isomorphic shares, and weights refitted to the original
@@ -59,7 +60,15 @@ from graphopt.runtime.run import open_graph
 from graphopt.training import Objective, Recipe, Task, Trainer
 
 METHODS = (
-    *("label-free", "heads alone", "labels", "both", "compensated", "compensated+labels"),
+    *(
+        "label-free",
+        "uncompensated",
+        "heads alone",
+        "labels",
+        "both",
+        "compensated",
+        "compensated+labels",
+    ),
     "torch-pruning",
 )
 PEER = METHODS[-1]
@@ -220,8 +229,10 @@ def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[
 def _pruned(bench: Bench, macs: float, method: str) -> tuple[Graph, Plan | None] | None:
     """What is trained and, where we pruned it, which channels are left; None where the peer fails."""
     if method != PEER:
-        alone = method.startswith("compensated")
-        made = bench.pruned(macs, **({} if alone else BEFORE_TRAINING))
+        how = {} if method.startswith("compensated") else dict(BEFORE_TRAINING)
+        if method in ("uncompensated", "labels"):
+            how["compensation"] = "none"
+        made = bench.pruned(macs, **how)
         return made.graph, made.plan
     try:
         return bench.pruned_by_peer(macs), None

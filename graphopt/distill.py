@@ -18,9 +18,9 @@ from graphopt.pipeline import Progress, silent
 from graphopt.registry import pass_class
 
 # How to prune what is trained afterwards. `prune` by itself makes the most of a network that nobody
-# trains: it refits weights and spares coupled layers. Training has no use for the first and suffers
-# from the second (benchmarks/recover.py compares the two).
-BEFORE_TRAINING = {"importance": "l2", "allocation": "uniform", "compensation": "none"}
+# trains: it refits weights and spares coupled layers. Training suffers from both; it starts better where
+# constants and linear shares of what was removed are put into what is left (benchmarks/recover.py).
+BEFORE_TRAINING = {"importance": "l2", "allocation": "uniform", "compensation": "linear"}
 
 
 def recovering(options: str | Mapping[str, Any], name: str = "recover", **more: Any) -> Pass:

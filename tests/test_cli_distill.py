@@ -82,7 +82,7 @@ def test_prunes_and_recovers_in_one_go(files: Path, capsys: pytest.CaptureFixtur
         "--no-measure", "--folder", files / "run", "--report", files / "report",
     )  # fmt: skip
     settings = json.loads((files / "report" / "report.json").read_text())["pruning"]["settings"]
-    assert (settings["allocation"], settings["compensation"]) == ("uniform", "none")
+    assert (settings["allocation"], settings["compensation"]) == ("uniform", "linear")
     printed = capsys.readouterr()
     assert code == 0, printed.err
     assert (files / "run" / "checkpoint.pt").exists()
