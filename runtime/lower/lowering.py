@@ -237,6 +237,8 @@ class Lowering:
                 f"the shape of {tensor.name!r} is not fixed; compiled networks have fixed shapes: "
                 "export the model with fixed sizes, or set them"
             )
+        if 0 in shape:
+            raise UnsupportedError(f"{tensor.name!r} has no elements: its shape is {shape}")
         return int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
 
     def _port(self, tensor: Tensor, place: Place) -> Port:

@@ -37,9 +37,10 @@ def refuse_unseen_indices(node: Node) -> None:
 
 def plan_generic(lowering: Lowering, node: Node) -> None:
     refuse_unseen_indices(node)
-    found = generic(model_of(lowering.graph.opset, node), f"{node.op} {label(node)}")
+    # First, for they refuse what has no fixed size.
     given = [lowering.plain(t) for t in computed_inputs(node)]
     made = [lowering.make_plain(t) for t in node.outputs]
+    found = generic(model_of(lowering.graph.opset, node), f"{node.op} {label(node)}")
     numbers = [lowering.program.constant(values) for values in found.constants]
     memory: dict[int, Place] = {}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import graph_from
 
+from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import nodes_of
 from graphopt.passes.quantize import integer
 from graphopt.runtime.kernels.channels_last import BlockPixels, UnblockPixels
@@ -19,6 +20,7 @@ from graphopt.runtime.kernels.rows_softmax import RowsSoftmax
 from graphopt.runtime.lower.rows import rows_to_pixels
 from tests.runtime.kernels.harness import MACHINES
 from tests.runtime.lower.interpreter import Interpreter
+from tests.runtime.lower.interpreter import lowered as lower
 from tests.runtime.lower.test_lowered_networks import _equal
 from tests.runtime.lower.test_quantized import Network, drawn, kernels, lowered
 from tests.runtime.lower.test_vectors import X, Y, Z, dense
@@ -145,3 +147,10 @@ def test_names_stay() -> None:
     rows_to_pixels(graph)
     assert [n.name for n in nodes_of(graph, "Conv")] == names
     assert not list(nodes_of(graph, "MatMul"))
+
+
+def test_no_rows_at_all_are_refused() -> None:
+    text = """(float[1,4,20] x, float[1,20,18] b) => (float[1,0,18] y) <int64[1] f = {2}, int64[1] a = {1}>
+        { r = Slice (x, f, f, a)  y = MatMul (r, b) }"""
+    with pytest.raises(UnsupportedError, match="has no elements"):
+        lower(graph_from(text), "avx2")
