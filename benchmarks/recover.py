@@ -60,15 +60,13 @@ from graphopt.runtime.run import open_graph
 from graphopt.training import Objective, Recipe, Task, Trainer
 
 METHODS = (
-    *(
-        "label-free",
-        "uncompensated",
-        "heads alone",
-        "labels",
-        "both",
-        "compensated",
-        "compensated+labels",
-    ),
+    "label-free",
+    "uncompensated",
+    "heads alone",
+    "labels",
+    "both",
+    "compensated",
+    "compensated+labels",
     "torch-pruning",
 )
 PEER = METHODS[-1]

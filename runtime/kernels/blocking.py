@@ -43,19 +43,25 @@ def turned(square: Sequence[Value]) -> list[Value]:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Plain to blocked; lanes beyond C are zero. One part is one row of a channel block."""
+class Turning:
+    """Between a plain image and a blocked one; one part is one row of a channel block."""
 
     machine: Machine
     channels: int
     height: int
     width: int
-    sink: Strides
 
     @property
     def parts(self) -> int:
         """How many parts the work has."""
         return -(-self.channels // self.machine.lanes) * self.height
+
+
+@dataclass(frozen=True)
+class Block(Turning):
+    """Plain to blocked; lanes beyond C are zero. One part is one row of a channel block."""
+
+    sink: Strides
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -106,19 +112,10 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Unblock:
+class Unblock(Turning):
     """Blocked to plain. One part is one row of a channel block."""
 
-    machine: Machine
-    channels: int
-    height: int
-    width: int
     source: Strides
-
-    @property
-    def parts(self) -> int:
-        """How many parts the work has."""
-        return -(-self.channels // self.machine.lanes) * self.height
 
     @property
     def arrays(self) -> tuple[str, ...]:

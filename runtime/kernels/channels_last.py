@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.runtime.kernels.blocking import Turning
 from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.kernels.simd import (
     Array,
     Index,
-    Machine,
     Value,
     cast,
     constant,
@@ -23,19 +23,10 @@ from graphopt.runtime.kernels.simd import (
 
 
 @dataclass(frozen=True)
-class BlockPixels:
+class BlockPixels(Turning):
     """Channels last to blocked; lanes beyond C are zero. One part is one row of a channel block."""
 
-    machine: Machine
-    channels: int
-    height: int
-    width: int
     sink: Strides
-
-    @property
-    def parts(self) -> int:
-        """How many parts the work has."""
-        return -(-self.channels // self.machine.lanes) * self.height
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -69,19 +60,10 @@ class BlockPixels:
 
 
 @dataclass(frozen=True)
-class UnblockPixels:
+class UnblockPixels(Turning):
     """Blocked to channels last. One part is one row of a channel block."""
 
-    machine: Machine
-    channels: int
-    height: int
-    width: int
     source: Strides
-
-    @property
-    def parts(self) -> int:
-        """How many parts the work has."""
-        return -(-self.channels // self.machine.lanes) * self.height
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -113,7 +95,7 @@ class UnblockPixels:
 
 
 def _pixels(
-    job: BlockPixels | UnblockPixels,
+    job: Turning,
     block: Index,
     whole: Callable[[Index, Index], None],
     rest: Callable[[Index, Index], None],

@@ -29,7 +29,14 @@ from graphopt.ir.graph import (
     sweep,
 )
 from graphopt.runtime.lower.fuse import BINARY, ELEMENTWISE, attributes
-from graphopt.runtime.lower.vectors import Shape, is_integer_weight, matrix_as_filters, reshaped
+from graphopt.runtime.lower.vectors import (
+    Shape,
+    is_integer_weight,
+    is_plain,
+    matrix_as_filters,
+    output_axis,
+    reshaped,
+)
 
 # Movements between rows and pixels (`CpuLayout`).
 TO_PIXELS, TO_ROWS = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -62,11 +69,8 @@ class _Rewriter:
         shape, made = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if shape is None or made is None or len(shape) < 2 or math.prod(shape[:-1]) < 2:
             return False
-        plain = all(
-            node.attrs.get(k, d) == d for k, d in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
-        )
         bias = input_of(node, 2)
-        if not plain or (bias is not None and not _is_vector(bias, made[-1])):
+        if not is_plain(node) or (bias is not None and not _is_vector(bias, made[-1])):
             return False
         weight = input_value(node, 1)
         if weight is None:
@@ -178,8 +182,8 @@ def _filters(graph: Graph, node: Node) -> Tensor:
     if values is None:
         depth = (static_shape(node.inputs[0]) or ())[-1]
         return matrix_as_filters(graph, node, (depth, 1, 1))
-    turned = values if node.op == "Gemm" and node.attrs.get("transB", 0) else values.T
-    return add_constant(graph, f"{node.inputs[1].name}_filters", turned[:, :, None, None])
+    filters = np.moveaxis(values, output_axis(node), 0)[:, :, None, None]
+    return add_constant(graph, f"{node.inputs[1].name}_filters", filters)
 
 
 def _vector(graph: Graph, node: Node) -> Tensor:

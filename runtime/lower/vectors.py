@@ -69,10 +69,13 @@ def _is_dense(node: Node) -> bool:
     shape, made = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if shape is None or made is None or len(shape) != 2 or shape[0] != 1:
         return False
-    plain = all(
-        node.attrs.get(k, d) == d for k, d in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
-    )
-    return plain and is_integer_weight(node) and _has_bias(node)
+    return is_plain(node) and is_integer_weight(node) and _has_bias(node)
+
+
+def is_plain(node: Node) -> bool:
+    """Whether a MatMul or Gemm is x W, or x W^T, plus a bias: nothing scaled, x as it is."""
+    usual = (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
+    return all(node.attrs.get(name, value) == value for name, value in usual)
 
 
 def is_integer_weight(node: Node) -> bool:
@@ -84,7 +87,7 @@ def is_integer_weight(node: Node) -> bool:
     scale, zero = input_value(back, 1), input_value(back, 2)
     axis = int(back.attrs.get("axis", 1)) % 2
     is_signed = zero is None or not zero.any()
-    is_by_output = scale is not None and (scale.size == 1 or axis == _output_axis(node))
+    is_by_output = scale is not None and (scale.size == 1 or axis == output_axis(node))
     return is_signed and is_by_output and not back.attrs.get("block_size")
 
 
@@ -94,7 +97,8 @@ def _has_bias(node: Node) -> bool:
     return tensor is None or (static_shape(tensor) or (0, 0))[-1:] == static_shape(tensor)
 
 
-def _output_axis(node: Node) -> int:
+def output_axis(node: Node) -> int:
+    """The axis of a product's matrix that its columns lie along."""
     return 0 if node.op == "Gemm" and node.attrs.get("transB", 0) else 1
 
 
@@ -143,7 +147,7 @@ def matrix_as_filters(graph: Graph, node: Node, window: Shape) -> Tensor:
     back = produced_by(node.inputs[1], "DequantizeLinear")
     values = input_value(back, 0)
     assert values is not None
-    filters = np.moveaxis(values, _output_axis(node), 0).reshape(-1, *window)
+    filters = np.moveaxis(values, output_axis(node), 0).reshape(-1, *window)
     parts: list[Any] = [add_constant(graph, f"{node.inputs[1].name}_filters", filters)]
     return add_node(
         graph,
