@@ -40,6 +40,7 @@ def machine_of(target: Target, precision: str = "float32") -> Machine:
         bytes_per_cycle=bandwidth,
         dtype=precision,
         integers=_integers(target, lanes),
+        fused=target.arch == "aarch64" or target.has("fma") or target.has("avx512f"),
     )
 
 

@@ -70,6 +70,12 @@ class Numbers:
 
         return getattr(tirx, name)(value)
 
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
+        """a b + c, rounded once; slow where a processor has no such instruction."""
+        from tvm import tirx
+
+        return tirx.call_llvm_pure_intrin(self._vector(self.dtype), "llvm.fma", a, b, c)
+
     def integers(self, value: Value) -> Value:
         """Rounded towards zero to int32."""
         from tvm import tirx

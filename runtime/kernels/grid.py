@@ -8,11 +8,13 @@ lowest 8 bits are stored. It takes no instruction that a processor might not hav
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from graphopt.runtime.kernels.formulas import Numbers
+from graphopt.runtime.kernels.quotient import is_exact, rounded_quotient
 from graphopt.runtime.kernels.simd import Value, cast, constant
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
@@ -30,8 +32,9 @@ class Grid:
         zero: the integer that stands for 0.
         low: the smallest integer that is written.
         high: the largest.
-        exact: divides by the scale, as ONNX says; a product with its inverse is a hundred times in a
-            million one step off, and several times as fast.
+        quotient: how numbers are divided by the scale: "product" with its inverse, which is one step off
+            a hundred times in a million; as ONNX says by "division", which takes many times as long; or
+            "fused", which says the same (`quotient.py`).
     """
 
     dtype: str
@@ -39,7 +42,16 @@ class Grid:
     zero: int
     low: int
     high: int
-    exact: bool = False
+    quotient: Literal["product", "fused", "division"] = "product"
+
+    def exactly(self, *, fused: bool) -> Grid:
+        """The same grid, divided by as ONNX says.
+
+        Args:
+            fused: whether the processor adds a product before it rounds it.
+        """
+        by_products = fused and is_exact(self.scale, self.low - self.zero, self.high - self.zero)
+        return replace(self, quotient="fused" if by_products else "division")
 
     def read(self, stored: Value, lanes: int) -> Value:
         """The numbers that integers stand for, in float32."""
@@ -54,13 +66,19 @@ class Grid:
         n = Numbers("float32", lanes)
         if value.ty.dtype.bits != _FLOAT_BITS:
             value = cast(value, "float32", lanes)
-        if self.scale != 1.0 and self.exact:
+        steps = cast(n.bits(self._in_steps(value, lanes) + n(_ROUNDS), "int32"), self.dtype, lanes)
+        return steps + constant(self.zero, self.dtype, lanes) if self.zero else steps
+
+    def _in_steps(self, value: Value, lanes: int) -> Value:
+        """value / scale, bounded."""
+        n, low, high = Numbers("float32", lanes), self.low - self.zero, self.high - self.zero
+        if self.scale != 1.0 and self.quotient == "fused":
+            return rounded_quotient(value, self.scale, low, high, lanes)
+        if self.scale != 1.0 and self.quotient == "division":
             value = value / n(self.scale)
         elif self.scale != 1.0:
             value = value * n(float(np.float32(1) / np.float32(self.scale)))
-        value = n.max(n.min(value, n(self.high - self.zero)), n(self.low - self.zero))
-        steps = cast(n.bits(value + n(_ROUNDS), "int32"), self.dtype, lanes)
-        return steps + constant(self.zero, self.dtype, lanes) if self.zero else steps
+        return n.max(n.min(value, n(high)), n(low))
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,10 @@ class Half:
     """Numbers of half precision, as kernels that compute in float32 see them: x = float32(h)."""
 
     dtype: str = "float16"
-    exact: bool = False
+
+    def exactly(self, **_: bool) -> Half:
+        """Itself: there is nothing to divide by."""
+        return self
 
     def read(self, stored: Value, lanes: int) -> Value:
         """The numbers, in float32."""

@@ -37,6 +37,7 @@ class Machine:
         bytes_per_cycle: what one core gets from memory.
         dtype: of images and weights: float32, or float16.
         integers: how bytes are multiplied (`conv_int8.py`).
+        fused: whether a product is added before it is rounded, in one instruction.
     """
 
     lanes: int
@@ -49,6 +50,7 @@ class Machine:
     bytes_per_cycle: float
     dtype: str = "float32"
     integers: Literal["sdot", "smlal", "vnni", "wide"] = "wide"
+    fused: bool = True
 
     @property
     def width(self) -> int:

@@ -163,7 +163,7 @@ class Lowering:
         machine = replace(self.plain_machine, lanes=lanes)
         to = sink.wide
         if to.grid is not None:
-            to = replace(to, grid=replace(to.grid, exact=True))
+            to = replace(to, grid=to.grid.exactly(fused=machine.fused))
         blocks = sink.vectors(lanes)
         kernel = Pointwise(machine, source.wide, to, blocks, sink.height, sink.width, AS_IT_IS)
         self.write(sink)

@@ -43,6 +43,7 @@ _OPERATORS = {
     **dict.fromkeys(("LeakyRelu", "Clip", "Floor", "Ceil"), 2.0),
     **dict.fromkeys(("PRelu", "HardSigmoid", "HardSwish"), 4.0),
 }
+_FUSED = 2.0  # more for a quotient that is exact
 _DIVIDE = {
     1: 28.0
 }  # by vector multiply-accumulates a cycle: Cortex-A57 divides half a register at once
@@ -172,8 +173,9 @@ def _read(strides: Strides) -> float:
 def _written(strides: Strides, machine: Machine) -> float:
     if not isinstance(strides.grid, Grid):
         return 1.0
-    divided = _DIVIDE.get(machine.products, _DIVIDE_ELSE) if strides.grid.exact else 0.0
-    return _WRITE + divided
+    if strides.grid.quotient == "division":
+        return _WRITE + _DIVIDE.get(machine.products, _DIVIDE_ELSE)
+    return _WRITE + (_FUSED if strides.grid.quotient == "fused" else 0.0)
 
 
 def _computed(expression: Expression) -> float:
