@@ -10,11 +10,11 @@ A name stands for a class under "module:Class", imported when used. A user's own
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 from graphopt.errors import UsageError
 from graphopt.named import Classes, read_options
+from graphopt.pass_base import options_for
 from graphopt.passes.analyze.importance.base import Importance
 
 _HERE = "graphopt.passes.analyze.importance"
@@ -63,15 +63,7 @@ def parse_importances(text: str) -> list[tuple[float, Importance]]:
                 "name{option=value}, or a sum such as 0.7*l2+0.3*chip"
             )
         weight, name, options = match.groups()
-        parts.append((float(weight or 1), _with_options(IMPORTANCES.find(name), options or "")))
+        kind = IMPORTANCES.find(name)
+        given = options_for(kind, read_options(options or "", name), "importance")
+        parts.append((float(weight or 1), kind(**given)))
     return parts
-
-
-def _with_options(kind: type[Importance], text: str) -> Importance:
-    known = [f.name for f in dataclasses.fields(kind)]
-    values = read_options(text, kind.name)
-    for key in values:
-        if key not in known:
-            have = ", ".join(known) or "none"
-            raise UsageError(f"importance {kind.name!r} has no option {key!r}; its options: {have}")
-    return kind(**values)

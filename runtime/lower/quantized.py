@@ -69,10 +69,16 @@ def grid_of(node: Node) -> Grid | None:
     return Grid(dtype, float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), *LIMITS[dtype])
 
 
-def rounding_of(tensor: Tensor) -> Node:
-    """The QuantizeLinear behind a DequantizeLinear that reads the same grid, else None."""
+def rounded(tensor: Tensor) -> tuple[Node, Node] | None:
+    """The QuantizeLinear and the DequantizeLinear a tensor comes from, or None."""
     back = produced_by(tensor, "DequantizeLinear")
     node = None if back is None else produced_by(back.inputs[0], "QuantizeLinear")
+    return None if node is None else (node, back)
+
+
+def rounding_of(tensor: Tensor) -> Node | None:
+    """The QuantizeLinear behind a DequantizeLinear that reads the same grid, else None."""
+    node, back = rounded(tensor) or (None, None)
     if node is None or grid_of(node) is None or grid_of(node) != grid_of(back):
         return None
     return node

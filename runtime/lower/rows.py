@@ -29,6 +29,7 @@ from graphopt.ir.graph import (
     sweep,
 )
 from graphopt.runtime.lower.fuse import BINARY, ELEMENTWISE, attributes
+from graphopt.runtime.lower.quantized import rounded
 from graphopt.runtime.lower.vectors import (
     Shape,
     is_integer_weight,
@@ -75,7 +76,7 @@ class _Rewriter:
         weight = input_value(node, 1)
         if weight is None:
             _, image, _ = self._images.get(id(node.inputs[0]), (None, node.inputs[0], False))
-            return is_integer_weight(node) and _rounded(image) is not None
+            return is_integer_weight(node) and _rounded_at_once(image) is not None
         is_number = weight.dtype == np.float32 and np.dtype(node.inputs[0].dtype) == np.float32
         return weight.ndim == 2 and is_number and not isinstance(node.inputs[0], Constant)
 
@@ -138,7 +139,7 @@ class _Rewriter:
         if id(rows) in self._images:
             return self._images[id(rows)][1]
         shape = _image_shape(static_shape(rows))
-        pair = _rounded(rows)
+        pair = _rounded_at_once(rows)
         if pair is None:
             flat = reshaped(self._graph, rows, (1, 1, shape[3], shape[1]))
             image = _turned(self._graph, flat, TO_PIXELS, shape)
@@ -167,14 +168,13 @@ def _is_vector(bias: Tensor, length: int) -> bool:
     return is_known and shape is not None and shape[-1:] == (length,) == (math.prod(shape),)
 
 
-def _rounded(tensor: Tensor) -> tuple[Node, Node] | None:
-    """The QuantizeLinear and DequantizeLinear, of one scale, that a tensor comes from."""
-    back = produced_by(tensor, "DequantizeLinear")
-    node = None if back is None else produced_by(back.inputs[0], "QuantizeLinear")
-    if node is None or np.dtype(node.inputs[0].dtype) != np.float32:
+def _rounded_at_once(tensor: Tensor) -> tuple[Node, Node] | None:
+    """What a tensor is rounded by, where that has one scale."""
+    pair = rounded(tensor)
+    if pair is None or np.dtype(pair[0].inputs[0].dtype) != np.float32:
         return None
-    numbers = [input_value(n, i) for n in (node, back) for i in range(1, len(n.inputs))]
-    return (node, back) if all(v is not None and v.size == 1 for v in numbers) else None
+    numbers = [input_value(n, i) for n in pair for i in range(1, len(n.inputs))]
+    return pair if all(v is not None and v.size == 1 for v in numbers) else None
 
 
 def _filters(graph: Graph, node: Node) -> Tensor:

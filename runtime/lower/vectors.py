@@ -30,6 +30,7 @@ from graphopt.ir.graph import (
     sweep,
 )
 from graphopt.runtime.lower.fuse import UNARY
+from graphopt.runtime.lower.quantized import rounded
 
 Shape = tuple[int, ...]
 # What comes before a vector and may be taken over by the image it was made of.
@@ -41,7 +42,7 @@ def vectors_to_images(graph: Graph) -> None:
     for node in list(nodes_of(graph, "Gemm", "MatMul")):
         if not _is_dense(node):
             continue
-        image, source = _rounded_image(node.inputs[0]), _rounded(node.inputs[0])
+        image, source = _rounded_image(node.inputs[0]), rounded(node.inputs[0])
         if image is not None:
             _rewrite(graph, node, image)
         elif source is not None:
@@ -52,17 +53,10 @@ def vectors_to_images(graph: Graph) -> None:
 def _rounded_image(tensor: Tensor) -> Tensor | None:
     """The image a vector is flattened of, where that is rounded: a layer before may have made it one."""
     flat = produced_by(tensor, *_FLATTENS)
-    if flat is None or _rounded(flat.inputs[0]) is None:
+    if flat is None or rounded(flat.inputs[0]) is None:
         return None
     shape = static_shape(flat.inputs[0])
     return flat.inputs[0] if shape is not None and len(shape) == 4 and shape[0] == 1 else None
-
-
-def _rounded(tensor: Tensor) -> tuple[Node, Node] | None:
-    """The QuantizeLinear and DequantizeLinear a tensor comes from."""
-    back = produced_by(tensor, "DequantizeLinear")
-    node = None if back is None else produced_by(back.inputs[0], "QuantizeLinear")
-    return None if node is None else (node, back)
 
 
 def _is_dense(node: Node) -> bool:
