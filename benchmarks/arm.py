@@ -2,6 +2,7 @@
 
     python -m benchmarks.arm [--only NAME] [--precision float32,float16] [--memory]
                              [--json FILE] [--markdown FILE]
+    python -m benchmarks.arm --load FILE ... --markdown FILE
 
 No board is involved: programs run in an emulator that counts what they execute, and llvm-mca says how
 many cycles a Cortex-A57 (TX2) or Cortex-A76 (Kirin 990) would take for it with all data in its first
@@ -111,14 +112,15 @@ def main() -> None:
     parser.add_argument("--precision", default="float32,float16,int8", help="comma-separated")
     parser.add_argument("--engines", default="graphopt," + ",".join(PEERS), help="comma-separated")
     parser.add_argument("--memory", action="store_true", help="also the model of the caches")
-    parser.add_argument("--json", type=Path, help="write all rows here")
-    parser.add_argument("--load", type=Path, help="print rows written before instead of measuring")
+    parser.add_argument("--json", type=Path, help="write the rows here as they come")
+    parser.add_argument("--load", type=Path, nargs="*", default=[], help="rows of earlier runs")
     parser.add_argument("--markdown", type=Path, help="write the page here")
     args = parser.parse_args()
-    kept = json.loads(args.load.read_text()) if args.load else None
-    rows = list(measured(args)) if kept is None else [Row(**r) for r in kept]
-    if args.json:
-        args.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    rows = [Row(**r) for path in args.load for r in json.loads(path.read_text())]
+    for row in measured(args) if not args.load else ():
+        rows.append(row)
+        if args.json:
+            args.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
     for title, cells in tables(rows):
         console().print(title)
         print_rows(console(), cells[0], cells[1:])
@@ -339,9 +341,7 @@ def page(rows: list[Row]) -> str:
         "",
         "`python -m benchmarks.arm --memory --markdown docs/arm-benchmark.md` makes this page anew.",
         "",
-        *(line.strip() for line in (__doc__ or "").split("\n\n")[2].splitlines()),
-        "",
-        *(line.strip() for line in (__doc__ or "").split("\n\n")[3].splitlines()),
+        *"\n\n".join((__doc__ or "").strip().split("\n\n")[2:]).splitlines(),
         "",
         "In brackets: milliseconds with the model of the caches, which is not calibrated on a board.",
         "The limit is that of the direct algorithm: one vector multiply-accumulate after another.",

@@ -21,6 +21,7 @@ from graphopt.ir.graph import (
     Variable,
     add_constant,
     input_value,
+    is_op,
     nodes_of,
 )
 from graphopt.pass_base import Changes, Context, Pass
@@ -61,8 +62,10 @@ def _store_weight(graph: Graph, pair: Pair) -> None:
     whole = add_constant(graph, f"{pair.source.name}_int", pair.grid.quantize(pair.source.values))
     made = pair.quantize.outputs[0]
     for reader in list(made.outputs):
-        # A zero point of 0 is what is meant when it is left out.
-        reader.inputs = [whole, reader.inputs[1]]
+        # A zero point of 0 is what is meant when it is left out, but ONNX Runtime up to 1.23 does not know
+        # that of a Gemm's weight with a scale per column ("QGemm: zero point and scale of input b ...").
+        stays = any(is_op(product, "Gemm") for product in reader.outputs[0].outputs)
+        reader.inputs = [whole, *reader.inputs[1 : 3 if stays else 2]]
 
 
 def _store_bias(graph: Graph, node: Node) -> str | None:

@@ -82,6 +82,18 @@ def test_the_file_is_a_quarter() -> None:
     assert ratio < 0.26
 
 
+def test_the_weight_of_a_dense_layer_says_its_zero_points() -> None:
+    """As many as it has scales: ONNX Runtime up to 1.23 cannot run it otherwise (on ARM it was seen)."""
+    text = """(float[N,32] x) => (float[N,8] y) <float[8,32] w, float[8] b>
+        { y = Gemm <transB = 1> (x, w, b) }"""
+    made = stored(text, data=[np.ones((4, 32), np.float32)], last=True)[1].graph
+    weight = produced_by(next(nodes_of(made, "Gemm")).inputs[1], "DequantizeLinear")
+    stored_as, scale, zero = (each.values for each in weight.inputs)
+    assert stored_as.dtype == zero.dtype == np.int8
+    assert scale.shape == zero.shape == (8,)
+    assert not zero.any()
+
+
 def test_a_float_product_with_a_stored_weight_keeps_its_bias() -> None:
     made = stored(first=False, last=False, compress=True)[1]
     first = next(nodes_of(made.graph, "Conv"))
