@@ -4,14 +4,13 @@
     python -m benchmarks.recover --load FILE --markdown FILE
 
 Per network and budget (MACs that are left) the score on held-back images before, right after pruning, and
-after training in one of these ways, all with the same epochs, optimizer and images:
+after training in one of these ways, all with the same optimizer and images:
 
     label-free          what `graphopt optimize --prune --recover` does: heads and features of the
                         original, after the same share off every layer by L2 norm, compensated linearly
     uncompensated       the same without compensation
     heads alone         the same without features
-    labels              plain fine-tuning on labels (classifiers) without compensation, which is what
-                        structured pruning tools of the field do by default
+    labels              plain fine-tuning on labels (classifiers) after the same pruning
     both                labels and the original's heads and features
     compensated         label-free after what `graphopt prune` does for itself, where no training
                         follows: isomorphic shares, and weights refitted to the original
@@ -80,6 +79,7 @@ class Row:
     network: str
     macs: float
     method: str
+    epochs: float
     before: float
     pruned: float
     after: float
@@ -218,7 +218,7 @@ def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[
                 small, plan = found
                 after, seconds = bench.trained(small, plan, method, options.epochs)
                 scores = bench.before, bench.score(small), bench.score(after)
-                rows.append(Row(name, macs, method, *scores, seconds))
+                rows.append(Row(name, macs, method, options.epochs, *scores, seconds))
                 print(rows[-1], file=sys.stderr, flush=True)
                 keep(rows)
     return rows
@@ -228,7 +228,7 @@ def _pruned(bench: Bench, macs: float, method: str) -> tuple[Graph, Plan | None]
     """What is trained and, where we pruned it, which channels are left; None where the peer fails."""
     if method != PEER:
         how = {} if method.startswith("compensated") else dict(BEFORE_TRAINING)
-        if method in ("uncompensated", "labels"):
+        if method == "uncompensated":
             how["compensation"] = "none"
         made = bench.pruned(macs, **how)
         return made.graph, made.plan
@@ -251,6 +251,7 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
         ">MACs left",
         ">before",
         "trained on",
+        ">epochs",
         ">pruned",
         ">trained",
         ">lost",
@@ -262,6 +263,7 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
             f"{r.macs:.0%}",
             f"{r.before:.1f}",
             r.method,
+            f"{r.epochs:g}",
             f"{r.pruned:.1f}",
             f"{r.after:.1f}",
             f"{r.before - r.after:.1f}",
