@@ -59,14 +59,17 @@ class Turning:
 
 @dataclass(frozen=True)
 class Block(Turning):
-    """Plain to blocked; lanes beyond C are zero. One part is one row of a channel block."""
+    """Plain to blocked, rounded where the sink is of integers; lanes beyond C are zero.
+
+    One part is one row of a channel block.
+    """
 
     sink: Strides
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Element types: source, sink."""
-        return ("float32", self.machine.dtype)
+        return ("float32", self.sink.dtype(self.machine))
 
     def build(self, name: str) -> Any:
         """The TIR function."""
@@ -77,7 +80,7 @@ class Block(Turning):
             source, sink = arrays
             block, row = divide(part, self.height)
             start = let(block * (lanes * self.height * self.width) + row * self.width)
-            to = let(block * self.sink.plane + row * self.sink.row)
+            to = let(self.sink.at(block, row, lanes))
             if whole:
                 with when(block < whole if rest else True):
                     self._row(source, sink, start, to, lanes)
@@ -89,6 +92,7 @@ class Block(Turning):
 
     def _row(self, source: Array, sink: Array, start: Index, to: Index, channels: int) -> None:
         lanes, size = self.machine.lanes, self.height * self.width
+        step = self.sink.step(lanes)
 
         def square(first: Index) -> None:
             rows = [
@@ -98,17 +102,20 @@ class Block(Turning):
                 for c in range(lanes)
             ]
             for k, pixel in enumerate(turned(rows)):
-                value = cast(pixel, self.machine.dtype, lanes)
-                sink.put(to + (first + k) * lanes, value, lanes)
+                sink.put(to + (first + k) * step, self._stored(pixel, lanes), lanes)
 
         def pixel(column: Index) -> None:
             for c in range(lanes):
                 value = constant(0.0, "float32", 1)
                 if c < channels:
                     value = source.scalar(start + c * size + column)
-                sink.put_scalar(to + column * lanes + c, cast(value, self.machine.dtype, 1))
+                sink.put_scalar(to + column * step + c, self._stored(value, 1))
 
         _squares(self.width, lanes, square, pixel)
+
+    def _stored(self, value: Value, lanes: int) -> Value:
+        grid = self.sink.grid
+        return grid.written(value, lanes) if grid else cast(value, self.machine.dtype, lanes)
 
 
 @dataclass(frozen=True)

@@ -157,13 +157,23 @@ class Lowering:
             return self._images[id(tensor)]
         return self._blocked(tensor, self.machine.lanes)
 
+    def round_plain(self, tensor: Tensor, sink: Image, what: str) -> None:
+        """Writes a plain tensor as an image of integers."""
+        source, machine = self.plain(tensor), self.plain_machine
+
+        def emit() -> None:
+            to = _exactly(sink.wide, machine)
+            kernel = Block(machine, sink.channels, sink.height, sink.width, to)
+            self.write(sink)
+            self.step(kernel, (source, sink.place), kernel.parts, what)
+
+        self.later(emit)
+
     def copy_image(self, source: Image, sink: Image, what: str) -> None:
         """Writes one image as another: on its grid, or as numbers."""
         lanes = min(source.lanes, sink.lanes)
         machine = replace(self.plain_machine, lanes=lanes)
-        to = sink.wide
-        if to.grid is not None:
-            to = replace(to, grid=to.grid.exactly(fused=machine.fused))
+        to = _exactly(sink.wide, machine)
         blocks = sink.vectors(lanes)
         kernel = Pointwise(machine, source.wide, to, blocks, sink.height, sink.width, AS_IT_IS)
         self.write(sink)
@@ -337,6 +347,11 @@ class Lowering:
         self.program.steps.append(
             Step(kernel, places, begin, begin + parts, what, macs, private, ranged)
         )
+
+
+def _exactly(to: Strides, machine: Machine) -> Strides:
+    """The same image, written with the integers that QuantizeLinear makes."""
+    return to if to.grid is None else replace(to, grid=to.grid.exactly(fused=machine.fused))
 
 
 def what_of(region: Region) -> str:

@@ -163,12 +163,18 @@ def _kernel(
 def plan_rounding(lowering: Lowering, region: Region) -> None:
     """A QuantizeLinear on its own: nothing where its input has that grid already."""
     node = region.first
-    source, grid = lowering.stored(node.inputs[0]), grid_of(node)
+    tensor, grid = node.inputs[0], grid_of(node)
     assert grid is not None
+    if not lowering.has_image(tensor):
+        image = lowering.new_image(tensor, grid)
+        lowering.set_image(node.outputs[0], image)
+        lowering.round_plain(tensor, image, what_of(region))
+        return
+    source = lowering.stored(tensor)
     if source.grid == grid:
         lowering.set_image(node.outputs[0], source)
         return
-    image = lowering.new_image(node.inputs[0], grid)
+    image = lowering.new_image(tensor, grid)
     lowering.set_image(node.outputs[0], image)
     lowering.later(_copier(lowering, source, image, what_of(region)))
 

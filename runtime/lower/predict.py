@@ -228,10 +228,11 @@ def _bordered(kernel: ClearBorder, _: Machine) -> float:
     return float(kernel.parts * (rows * (kernel.width + kernel.gap) + kernel.height * kernel.gap))
 
 
-def _turned(kernel: Block | Unblock, _: Machine) -> float:
+def _turned(kernel: Block | Unblock, machine: Machine) -> float:
     """A square of lanes x lanes: loads, rounds of interleaving, stores."""
     lanes = kernel.machine.lanes
-    each = lanes * (1 + lanes.bit_length())
+    stored = _written(kernel.sink, machine) - 1.0 if isinstance(kernel, Block) else 0.0
+    each = lanes * (1 + lanes.bit_length() + stored)
     return kernel.parts * -(-kernel.width // lanes) * each / kernel.machine.products
 
 

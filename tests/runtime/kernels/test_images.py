@@ -11,12 +11,14 @@ from harness import BIG, MACHINES, Stored, Values, call, compiled
 
 from graphopt.runtime.kernels.blocking import Block, Unblock
 from graphopt.runtime.kernels.conv import Window
+from graphopt.runtime.kernels.grid import Grid
 from graphopt.runtime.kernels.movement import (
     ClearBorder,
     CopyChannels,
     Enlarge,
     PadPlain,
 )
+from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
 
 EVERY = pytest.mark.parametrize("machine", MACHINES)
@@ -105,6 +107,28 @@ def test_there_and_back(channels: int, width: int, machine: str, tmp_path: Path)
     made = np.full_like(x, np.nan)
     call(library.back, [stored.pixels, made], 0, back.parts)
     assert np.array_equal(made, x)
+
+
+@EVERY
+@pytest.mark.parametrize("exactly", [True, False])
+@pytest.mark.parametrize("channels", [3, 16, 21])
+def test_a_plain_image_is_rounded(
+    channels: int, exactly: bool, machine: str, tmp_path: Path
+) -> None:
+    """Into blocks of 16, by QuantizeLinear's rule; what is no channel of a vector is zero."""
+    kind, x = MACHINES[machine], 40 * random(channels, 3, 19)
+    grid = Grid("uint8", float(np.float32(0.37)), 100, 0, 255).exactly(fused=exactly)
+    assert grid.quotient == ("fused" if exactly else "division")
+    blocks = -(-channels // 16)
+    stored = np.full((blocks, 3, 19, 16), 7, np.uint8)
+    kernel = Block(kind, channels, 3, 19, Strides(19 * 16, 3 * 19 * 16, 16, grid))
+    call(compiled({"k": kernel}, tmp_path).k, [x, stored], 0, kernel.parts)
+    wanted = np.clip(np.rint(x / np.float32(grid.scale)) + 100, 0, 255)
+    made = stored.transpose(0, 3, 1, 2).reshape(-1, 3, 19)
+    np.testing.assert_array_equal(made[:channels], wanted)
+    vectors = -(-channels // kind.lanes) * kind.lanes
+    assert (made[channels:vectors] == 100).all()
+    assert (made[vectors:] == 7).all()
 
 
 @pytest.mark.parametrize("step", [1, 4])

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from graphopt.frontends.onnx_file import load
 from graphopt.passes.quantize import integer
 from graphopt.passes.quantize.grid import KINDS, Grid
+from graphopt.runtime.kernels.blocking import Block
 from graphopt.runtime.kernels.conv_int8 import IntegerConv
 from graphopt.runtime.kernels.depthwise_int8 import IntegerDepthwise
 from graphopt.runtime.kernels.movement import CopyChannels
@@ -206,8 +207,9 @@ def test_what_is_integer_is_computed_so(tmp_path: Path) -> None:
     program = lowered(net.save(out, (1, 16, *SIZE), tmp_path / "model.onnx"), "neon")
     counts = {k: kernels(program, k) for k in (IntegerConv, IntegerDepthwise, CopyChannels)}
     assert counts == {IntegerConv: 2, IntegerDepthwise: 1, CopyChannels: 0}
-    # The input is put on its grid, and the output made numbers of.
-    assert kernels(program, Pointwise) == 2
+    # The input is put on its grid as it is blocked, and the output made numbers of.
+    assert kernels(program, Block) == 1
+    assert kernels(program, Pointwise) == 1
 
 
 @pytest.mark.parametrize("to", [X, Y, OTHER])
