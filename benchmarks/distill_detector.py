@@ -26,12 +26,12 @@ class Detector:
 
     name, metric, epochs = "detection", "AP", 50
     losses: ClassVar[tuple[str, ...]] = (
-        f"objectness-scaled @ heads * {_LARGE:g}",
-        f"mse{{anchors=3}} @ heads * {_LARGE:g}",
-        f"teacher-bounded @ boxes * {_LARGE:g}",
-        f"masked-feature @ features * {_LARGE:g}",
-        f"pkd @ features * {_LARGE:g}",
-        f"spatial-attention @ features * {_LARGE:g}",
+        "objectness-scaled @ heads",
+        "mse{anchors=3} @ heads",
+        "teacher-bounded @ boxes",
+        "masked-feature @ features",
+        "pkd @ features",
+        "spatial-attention @ features",
     )
 
     def __init__(self) -> None:
@@ -46,7 +46,11 @@ class Detector:
 
     def trained(self, loss: str, epochs: float, seed: int) -> float:
         """AP after training on labels and one loss."""
-        how = {"head": "none", "feature": "none"} if loss == ALONE else {"terms": loss}
+        how = (
+            {"head": "none", "feature": "none"}
+            if loss == ALONE
+            else {"terms": f"{loss} * {_LARGE:g}"}
+        )
         train = recovering(
             {**_RECIPE, **how, "epochs": epochs}, labels=_TRAINING, balance=loss != ALONE
         )

@@ -8,7 +8,7 @@ the original's outputs or feature maps added, weighted so that its gradient is a
 labels'. Everything else is equal: start, images, order, steps. "gain" is against labels alone, mean over
 seeds, and "gap closed" what part that is of the distance to the original.
 
-classification: ResNet-8 of the assets on 5000 images of CIFAR-10; top-1 on 5000 test images, 3 epochs.
+Classification: ResNet-8 of the assets on 5000 images of CIFAR-10; top-1 on 5000 test images, 3 epochs.
 Detection: the trained example (`graphopt zoo export shapes-detector`) on 32 drawn images; COCO AP on 300
 others, 50 epochs.
 """
@@ -155,7 +155,13 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def page(found: list[dict[str, Any]]) -> str:
     """The tables as Markdown."""
     intro = [" ".join(part.split()) for part in (__doc__ or "").split("\n\n")[2:]]
-    text = ["# What each distillation loss adds", "", *(line for p in intro for line in (p, ""))]
+    text = [
+        "# What each distillation loss adds",
+        "",
+        "What `python -m benchmarks.distill_losses` printed.",
+        "",
+    ]
+    text += [line for part in intro for line in (part, "")]
     for each in found:
         text += [f"## {each['task'].capitalize()}", ""]
         start = f"{each['metric']} {each['before']:.1f} before, {each['pruned']:.1f} pruned."
