@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt import processes
 from graphopt.errors import RunError, UsageError, VerificationError
 from graphopt.frontends.onnx_file import load, save
 from graphopt.ir.cost import Cost, NodeCost, cost_of, node_cost
@@ -116,7 +117,8 @@ def optimize_file(
 
     Args:
         source: an ONNX file.
-        target: written only when the result is proven; may be `source`.
+        target: written only when the result is proven, by the first of processes that train together; may
+            be `source`.
         passes: the default pipeline when None.
         input_shapes: fixed shapes for inputs, by name.
         seed: two runs with the same seed write the same bytes.
@@ -132,7 +134,7 @@ def optimize_file(
     """
     clock = _Clock()
     progress("loading")
-    graph = load(source)
+    graph, target = load(source), processes.place_for(target)
     pipeline = Pipeline(default_passes() if passes is None else passes)
     fix_shapes(graph, input_shapes or {})
     notes = list(weight_notes(graph))
@@ -165,7 +167,7 @@ def optimize_file(
     clock.lap("save")
     latency: Latency | None = None
     shares: dict[str, float] = {}
-    if measure and feeds is not None and _by_ort(oracle):
+    if measure and processes.is_first() and feeds is not None and _by_ort(oracle):
         progress("measuring latency")
         latency, shares = _measured(kept, after, feeds, notes)
         clock.lap("measure")

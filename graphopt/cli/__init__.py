@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt import processes
 from graphopt.cli.common import Verbosity
 from graphopt.cli.compile import app as compile_app
 from graphopt.cli.distill import app as distill_app
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Threads that wait for each other by spinning make training ten times slower as soon as
     # somebody else uses a core; has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not processes.is_first():
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until it ends
     started_verbose = arguments if arguments is not None else sys.argv[1:]
     try:
         app(args=list(started_verbose), standalone_mode=True)
@@ -91,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(reason: str, code: int) -> None:
+    told = sys.stderr if processes.is_first() else sys.__stderr__
     if Verbosity.verbose:
-        traceback.print_exc()
+        traceback.print_exc(file=told)
     line = " ".join(reason.split())
-    print(f"FAILED: {line}", file=sys.stderr)  # noqa: T201 - the last line of a failed run
+    print(f"FAILED: {line}", file=told)
     raise SystemExit(code)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt import processes
 from graphopt.errors import SaveError, UsageError
 from graphopt.pipeline import Progress, silent
 from graphopt.recipes.recipe import Recipe
@@ -41,9 +42,15 @@ def run_recipe(
         progress: told what is going on.
 
     Raises:
+        UsageError: it was started in several processes.
         GraphoptError: see the passes.
         KeyboardInterrupt: asked to stop; the same call goes on.
     """
+    if processes.count() > 1:
+        raise UsageError(
+            "a recipe's stages read the files of those before, so it runs in one process: start it without "
+            "accelerate launch or torchrun"
+        )
     found = []
     for seed in seeds:
         ground = Ground(recipe, folder / f"seed{seed}", seed, device, watch)

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from graphopt import processes
 from graphopt.errors import SaveError
 
 # What HTML does not allow, however it is written, and what turns the reading direction around, with
@@ -48,11 +49,13 @@ def filled(template: str, filters: Mapping[str, Callable[..., Any]], **values: A
 
 
 def write_texts(texts: Mapping[str, str], folder: Path) -> None:
-    """Writes files by name into a folder, all or none.
+    """Writes files by name into a folder, all or none; of processes that train together the first does.
 
     Raises:
         SaveError: they cannot be written; what was there before is left as it was.
     """
+    if not processes.is_first():
+        return
     with _save_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in texts:

@@ -52,6 +52,24 @@ def test_state_dict_fits_the_module_the_graph_came_from() -> None:
     assert {n for n, _ in view.named_parameters()} == {n for n, _ in module.named_parameters()}
 
 
+def test_torch_compile_takes_it() -> None:
+    """Outputs, gradients and what is written back are those of the view as it is."""
+    plain, compiled = to_fx(graph_from(SMALL)), to_fx(graph_from(SMALL))
+    torch._dynamo.reset()
+    fast = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for view in (plain, fast):
+        view.train()
+        sum(t.square().mean() for t in view(x)).backward()
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad, other.grad)
+    with torch.no_grad():
+        next(iter(compiled.parameters())).add_(1)
+    graph = graph_from(SMALL)
+    assert write_back(fast, graph)
+
+
 def test_round_trip_changes_no_bit() -> None:
     graph = graph_from(SMALL)
     before = constants(graph)
