@@ -343,7 +343,8 @@ def page(rows: list[Row]) -> str:
         "",
         *"\n\n".join((__doc__ or "").strip().split("\n\n")[2:]).splitlines(),
         "",
-        "In brackets: milliseconds with the model of the caches, which is not calibrated on a board.",
+        "In brackets, where --memory was given: milliseconds with the model of the caches, which is not",
+        "calibrated on a board.",
         "The limit is that of the direct algorithm: one vector multiply-accumulate after another.",
         "Winograd's algorithm needs fewer, so figures above 100 % are possible.",
     ]
