@@ -42,6 +42,7 @@ from graphopt.runtime.kernels.simd import (
 )
 
 BLOCK = 16  # channels of a pixel that lie together
+_UNROLLED = 3  # taps of a row: at a loop's head LLVM moves all sums from register to register
 _GROUP = 4  # bytes one instruction multiplies and adds up
 _QUAD = 4  # int32 in 128 bits
 _FLIPS = -2139062144  # the highest bit of four bytes
@@ -164,18 +165,25 @@ class IntegerConv:
         ways = {"sdot": self._sdot, "smlal": self._smlal, "vnni": self._vnni}
         how = ways.get(self.machine.integers, self._wide)
 
+        def tap(c: Index, u: Index, v: Index, channels: int) -> None:
+            at_pixel = let(
+                corner
+                + c * self.source.plane
+                + u * (window.dilation[0] * self.source.row)
+                + v * (window.dilation[1] * BLOCK)
+            )
+            number = (tile * -(-self.depth // BLOCK) + c) * (high * wide) + u * wide + v
+            at_pixels = [at_pixel + p for p in pixels]
+            how(_Tap(source, weight, let(number * size), at_pixels, sums, channels))
+
         def taps(c: Index, channels: int) -> None:
-            with loop(0, high) as u, loop(0, wide) as v:
-                at_pixel = let(
-                    corner
-                    + c * self.source.plane
-                    + u * (window.dilation[0] * self.source.row)
-                    + v * (window.dilation[1] * BLOCK)
-                )
-                tap = (tile * -(-self.depth // BLOCK) + c) * (high * wide) + u * wide + v
-                at_weight = let(tap * size)
-                at_pixels = [at_pixel + p for p in pixels]
-                how(_Tap(source, weight, at_weight, at_pixels, sums, channels))
+            with loop(0, high) as u:
+                if wide <= _UNROLLED:
+                    for v in range(wide):
+                        tap(c, u, v, channels)
+                else:
+                    with loop(0, wide) as v:
+                        tap(c, u, v, channels)
 
         if whole:
             with loop(0, whole) as c:
