@@ -43,6 +43,7 @@ from graphopt.runtime.kernels.simd import (
 
 BLOCK = 16  # channels of a pixel that lie together
 _UNROLLED = 3  # taps of a row: at a loop's head LLVM moves all sums from register to register
+_FEW = 2  # blocks of channels
 _GROUP = 4  # bytes one instruction multiplies and adds up
 _QUAD = 4  # int32 in 128 bits
 _FLIPS = -2139062144  # the highest bit of four bytes
@@ -176,9 +177,12 @@ class IntegerConv:
             at_pixels = [at_pixel + p for p in pixels]
             how(_Tap(source, weight, let(number * size), at_pixels, sums, channels))
 
+        # Where sdot has few channels to sum over, LLVM does better by itself.
+        unrolled = wide <= _UNROLLED and (self.machine.integers != "sdot" or whole > _FEW)
+
         def taps(c: Index, channels: int) -> None:
             with loop(0, high) as u:
-                if wide <= _UNROLLED:
+                if unrolled:
                     for v in range(wide):
                         tap(c, u, v, channels)
                 else:

@@ -101,6 +101,7 @@ CASES = {
     "3x3": (32, 48, 7, 9, Window((3, 3), pads=(1, 1)), "int8"),
     "1x1, rest of 8": (40, 21, 5, 7, Window((1, 1)), "uint8"),
     "strided, rest of 3": (3, 33, 10, 11, Window((3, 3), (2, 2), pads=(1, 1)), "int8"),
+    "many channels": (48, 16, 5, 7, Window((3, 3), pads=(1, 1)), "int8"),
     "more taps than are unrolled": (16, 16, 6, 9, Window((5, 5), pads=(2, 2)), "int8"),
     "dilated": (29, 16, 9, 8, Window((3, 3), dilation=(2, 2), pads=(2, 2)), "uint8"),
 }
