@@ -69,10 +69,11 @@ ALLOWED = {
     "oracle": {"errors", "ir", "runtime", "samples"},
     "pipeline": {"errors", "ir", "pass_base", "oracle", "runtime"},
     "named": {"errors"},
+    "processes": set(),
     "registry": {"errors", "named", "pass_base", "toml"},
     "toml": {"errors"},
     "zoo": {"errors", "frontends", "ir"},
-    "report": {"__init__", "errors", "ir", "optimize", "pipeline"},
+    "report": {"__init__", "errors", "ir", "optimize", "pipeline", "processes"},
 }
 
 

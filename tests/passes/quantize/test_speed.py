@@ -51,9 +51,12 @@ def test_winograd_stays_and_pointwise_layers_are_integers() -> None:
 
 
 def test_half_precision_beats_bytes_on_the_other_core() -> None:
-    """The same layers on Cortex-A76, in float16 there: Winograd's products of half precision are fewer."""
+    """The same layers on Cortex-A76, in float16 there: Winograd's products of half precision are fewer.
+
+    Emulated, million cycles: 1.46 with both pointwise layers in integers, 1.59 with the last alone.
+    """
     found = search(graph_from(BLOCK), "a76")
-    assert convolutions(found.at(found.best()).placement) == ["c"]
+    assert convolutions(found.at(found.best()).placement) == ["b", "c"]
 
 
 @pytest.mark.parametrize("target", ["a57", "a76"])
@@ -138,8 +141,9 @@ def quantized(text: str = BLOCK, **options: Any) -> Any:
 def test_the_report_says_what_stays_and_why() -> None:
     made = quantized(target="a57")
     slow = [n for n in made.result.refusals if n.what.startswith("integers are slower")]
-    assert [n.where for n in slow] == ["Conv_a"]
-    assert made.result.facts["quantization"]["products"] == [3, 4]
+    # Emulated, million cycles: 4.58 so, 4.81 with Conv_a alone in float.
+    assert [n.where for n in slow] == ["Conv_a", "Conv_y", "Add_e"]
+    assert made.result.facts["quantization"]["products"] == [2, 4]
     told = made.result.facts["quantization"]["predicted"]
     assert told["board"] == "tx2"
     assert told["chosen"] < min(told["integers"], told["float"])
