@@ -48,7 +48,8 @@ def is_exact(scale: float, low: int, high: int) -> bool:
     """Whether `rounded_quotient` is rounded to the same integer as the quotient, for every float32."""
     if not _LEAST <= scale <= _MOST:
         return False
-    x = np.clip(_doubtful(scale, low, high), *np.float32(outermost(scale, low, high)))
+    first, last = outermost(scale, low, high)
+    x = np.clip(_doubtful(scale, low, high), np.float32(first), np.float32(last))
     return bool(np.array_equal(np.rint(_corrected(x, scale)), np.rint(x / np.float32(scale))))
 
 
