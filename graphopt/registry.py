@@ -58,6 +58,7 @@ _OURS = {
     "merge-parallel-convs": f"{_FUSE}.merge_parallel_convs:MergeParallelConvs",
     "fuse-conv-conv": f"{_FUSE}.fuse_conv_conv:FuseConvConv",
     "merge-sibling-convs": f"{_FUSE}.merge_sibling_convs:MergeSiblingConvs",
+    "explicit-padding": f"{_SIMPLIFY}.explicit_padding:ExplicitPadding",
     "merge-clips": f"{_SIMPLIFY}.merge_clips:MergeClips",
     "merge-scalar-arithmetic": f"{_SIMPLIFY}.merge_scalar_arithmetic:MergeScalarArithmetic",
     "fold-exp-scale": f"{_FUSE}.fold_exp_scale:FoldExpScale",
@@ -85,6 +86,8 @@ DEFAULT: tuple[str, ...] = (
     "fold-shapes",
     "simplify",
     "fold-shapes",
+    # Whoever asks for padding asks for numbers.
+    "explicit-padding",
     # Less moving about.
     "merge-casts",
     "merge-movement",
