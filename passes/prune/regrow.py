@@ -27,7 +27,16 @@ from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import UsageError
 from graphopt.ir.contents import replace_contents
-from graphopt.ir.graph import Constant, Graph, Node, add_constant, set_input
+from graphopt.ir.graph import (
+    Constant,
+    Graph,
+    Node,
+    add_constant,
+    input_of,
+    input_value,
+    is_op,
+    set_input,
+)
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune.account import Account, Totals
@@ -62,7 +71,7 @@ class Regrow(Pass):
         plan, teacher = context.known.get("since_teacher"), context.teacher
         if not isinstance(plan, Plan) or teacher is None:
             raise UsageError("regrow puts back what `prune` removed: run prune before it")
-        full = widened(graph, plan, teacher)
+        full, plan = widened(graph, plan, teacher)
         channels = Channels(full, share=plan.share)
         removed = plan.units(channels)
         worth = self._scores(Channels(teacher.copy(), share=plan.share))
@@ -137,8 +146,10 @@ def _blocks(channels: Channels, removed: Vector, worth: Floats, multiple: int) -
 # --- the student's weights in the teacher's places ------------------------------------------------
 
 
-def widened(student: Graph, plan: Plan, teacher: Graph) -> Graph:
+def widened(student: Graph, plan: Plan, teacher: Graph) -> tuple[Graph, Plan]:
     """A copy of the teacher that holds the student's values wherever the student has any.
+
+    The plan that comes with it speaks of the biases too that layers got since.
 
     Raises:
         UsageError: the student has lost a constant that the plan is about.
@@ -158,8 +169,7 @@ def widened(student: Graph, plan: Plan, teacher: Graph) -> Graph:
             tensor.values = _scattered(tensor.values, values, plan.keep[tensor.name])
         elif values is not None and values.shape == tensor.values.shape:
             tensor.values = values
-    _add_biases(student, plan, full)
-    return full
+    return full, _with_biases(student, plan, full)
 
 
 def _scattered(whole: Any, values: Any, keep: Any) -> Any:
@@ -172,24 +182,35 @@ def _scattered(whole: Any, values: Any, keep: Any) -> Any:
     return full
 
 
-def _add_biases(student: Graph, plan: Plan, full: Graph) -> None:
-    """Biases that layers got since, to make up for what was removed."""
+def _with_biases(student: Graph, plan: Plan, full: Graph) -> Plan:
+    """Gives layers the biases they got since, to make up for what was removed; the plan with them."""
+    keep, shapes = dict(plan.keep), dict(plan.shapes)
+    known = {t.name for t in full.tensors().values() if isinstance(t, Constant)}
     made = {n.outputs[0].name: n for n in full.nodes if n.outputs}
     for node in student.nodes:
         twin = made.get(node.outputs[0].name) if node.outputs else None
-        if twin is None or node.op not in ("Conv", "Gemm") or len(node.inputs) < 3:
+        bias = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
+        if twin is None or not isinstance(bias, Constant) or bias.values.ndim != 1:
             continue
-        bias = node.inputs[2]
-        if len(twin.inputs) < 3 and isinstance(bias, Constant) and bias.values.ndim == 1:
-            set_input(twin, 2, add_constant(full, bias.name, _whole_bias(twin, bias.values, plan)))
+        if bias.name in known:
+            continue
+        values, kept = _whole_bias(twin, bias.values, plan)
+        own = add_constant(full, bias.name, values)
+        set_input(twin, 2, own)
+        if kept is not None:
+            keep[own.name], shapes[own.name] = {0: kept}, values.shape
+    return replace(plan, keep=keep, shapes=shapes)
 
 
-def _whole_bias(layer: Node, values: Any, plan: Plan) -> Any:
-    weight = layer.inputs[1]
+def _whole_bias(layer: Node, values: Any, plan: Plan) -> tuple[Any, tuple[int, ...] | None]:
+    """A bias for all outputs of the teacher's layer, and which of them the student has (None: all)."""
+    weight, old = layer.inputs[1], input_value(layer, 2)
     axis = 0 if layer.op == "Conv" or layer.attrs.get("transB", 0) else 1
     kept = plan.keep.get(weight.name, {}).get(axis)
     if kept is None:
-        return values
+        return values, None
     whole = np.zeros(weight.values.shape[axis], values.dtype)
+    if old is not None and old.shape == whole.shape:
+        whole[:] = old
     whole[list(kept)] = values
-    return whole
+    return whole, kept

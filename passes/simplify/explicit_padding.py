@@ -38,7 +38,7 @@ class ExplicitPadding(Pass):
             if window is None:
                 context.refused(node, "the size of its window is not known")
                 continue
-            missing = [0] * len(window) if how == "VALID" else list(_missing(node, window))
+            missing = list(_missing(node, window, how))
             reason = _why_not(node, missing)
             if reason:
                 context.refused(node, reason)
@@ -60,8 +60,11 @@ def _window(node: Node) -> list[int] | None:
     return list(filters[2:])
 
 
-def _missing(node: Node, window: list[int]) -> Iterator[int | None]:
+def _missing(node: Node, window: list[int], how: str) -> Iterator[int | None]:
     """What every axis lacks for its last window; None where that depends on a size nobody knows."""
+    if how == "VALID":
+        yield from [0] * len(window)
+        return
     ones = [1] * len(window)
     strides, dilations = (node.attrs.get(a, ones) for a in ("strides", "dilations"))
     shape = node.inputs[0].shape or [None] * (len(window) + 2)
@@ -85,4 +88,3 @@ def _halves(missing: int, how: str) -> tuple[int, int]:
     missing = max(missing, 0)
     before = (missing + (how == "SAME_LOWER")) // 2
     return before, missing - before
-

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from graphopt.ir.graph import Node, input_of, input_value, is_op, static_shape
-from graphopt.runtime.lower.layout import Kind, Layout, image_shape
+from graphopt.runtime.lower.layout import Kind, Layout, has_filters, image_shape
 from graphopt.runtime.lower.phases import has_phases
 from graphopt.runtime.lower.rows import TO_PIXELS, TO_ROWS
 
@@ -21,6 +21,8 @@ class CpuLayout(Layout):
         kind = super()._kind(node)
         if kind is not None:
             return kind
+        if is_op(node, "Conv"):
+            return "conv" if has_filters(node) else None  # groups that fill no vectors: `groups.py`
         if is_op(node, "ConvTranspose"):
             return "transposed" if has_phases(node) else None
         if is_op(node, "Transpose"):

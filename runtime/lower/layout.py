@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from graphopt.ir.graph import Graph, Node, Tensor, input_value, is_op, static_shape
+from graphopt.ir.graph import Graph, Node, Tensor, input_of, input_value, is_op, static_shape
 from graphopt.runtime.kernels.conv import Window
 from graphopt.runtime.lower.fuse import BINARY, ELEMENTWISE, can_be_fused
 from graphopt.runtime.lower.quantized import is_rounding, rounding_of
@@ -77,11 +77,16 @@ def kind_of(node: Node, lanes: int) -> Kind | None:
     return None if rule is None else rule(node, lanes)
 
 
-def _conv(node: Node, lanes: int) -> Kind | None:
+def has_filters(node: Node) -> bool:
+    """Whether this is a convolution of an image with filters and a bias that are known now."""
     image, made = image_shape(node.inputs[0]), image_shape(node.outputs[0])
     if image is None or made is None or input_value(node, 1) is None or window_of(node) is None:
-        return None
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty() and input_value(node, 2) is None:
+        return False
+    return input_of(node, 2) is None or input_value(node, 2) is not None
+
+
+def _conv(node: Node, lanes: int) -> Kind | None:
+    if not has_filters(node):
         return None
     groups, (out, depth) = int(node.attrs.get("group", 1)), node.inputs[1].shape[:2]
     if groups == 1:

@@ -96,9 +96,7 @@ def has_phases(node: Node) -> bool:
     if not told or not is_plain or min(pads_of(node)) < 0:
         return False
     # A pixel that no tap meets would be the bias alone.
-    covers = all(int(k) >= int(s) for k, s in zip(weight[2:], strides, strict=True))
-    groups = int(node.attrs.get("group", 1))
-    return covers and (groups == 1 or is_depthwise(node))
+    return all(int(k) >= int(s) for k, s in zip(weight[2:], strides, strict=True))
 
 
 def is_depthwise(node: Node) -> bool:

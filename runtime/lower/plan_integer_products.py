@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from graphopt.runtime.kernels.movement import ClearChannels
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.lower import choose_int8, weights
 from graphopt.runtime.lower.fuse import Region
+from graphopt.runtime.lower.groups import groups_of, joined, together
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import window_of
 from graphopt.runtime.lower.lowering import Lowering, macs_of, what_of
@@ -39,23 +41,27 @@ class _Part:
     spread: Spread = EVERY_PIXEL
 
 
-def plan_integer_conv(lowering: Lowering, region: Region, product: Product) -> bool:
-    """A convolution of integers, unless its groups are no whole channel blocks."""
+def plan_integer_conv(lowering: Lowering, region: Region, product: Product) -> None:
+    """A convolution of integers."""
     node, source = region.first, lowering.stored(region.first.inputs[0])
-    out, depth = product.weight.shape[:2]
-    groups = int(node.attrs.get("group", 1))
-    if groups > 1 and (depth % BLOCK or out // groups % BLOCK):
-        return False
+    product, groups = _in_blocks(product, groups_of(node))
     sink = lowering.sink(region)
     parts = _parts(node, product, source, sink)
-    emits = [_planned(lowering, region, part, source, sink, len(parts)) for part in parts]
+    emits = [_planned(lowering, region, part, groups, source, sink) for part in parts]
 
     def emit() -> None:
         for each in emits:
-            each()
+            each(len(parts))
 
     lowering.later(emit)
-    return True
+
+
+def _in_blocks(product: Product, groups: int) -> tuple[Product, int]:
+    """The product with groups that fill whole blocks of channels, and how many there are."""
+    outputs, inputs = product.weight.shape[:2]
+    count = together(groups, inputs, outputs // groups, BLOCK)
+    weight = joined(product.weight, groups, count)
+    return replace(product, weight=weight), groups // count
 
 
 def _parts(node: Node, product: Product, source: Image, sink: Image) -> list[_Part]:
@@ -74,13 +80,12 @@ def _parts(node: Node, product: Product, source: Image, sink: Image) -> list[_Pa
 
 
 def _planned(
-    lowering: Lowering, region: Region, part: _Part, source: Image, sink: Image, count: int
-) -> Any:
-    """What writes the step of a part."""
+    lowering: Lowering, region: Region, part: _Part, groups: int, source: Image, sink: Image
+) -> Callable[[int], None]:
+    """What writes the step of a part, once it is told how many parts there are."""
     node, product, machine = region.first, part.product, _machine(lowering, part.product)
     assert source.grid is not None
     out, depth = product.weight.shape[:2]
-    groups = int(node.attrs.get("group", 1))
     tile = choose_int8.conv(machine, part.window, depth, out, part.size, groups)
     outputs = tile.vectors * machine.lanes
     own = ending(lowering, region, node.outputs[0], sink, outputs)
@@ -93,7 +98,7 @@ def _planned(
     how = shift, -(-out // outputs) * outputs
     bias, scale = _sums(lowering, node, product, source, own, how)
 
-    def emit() -> None:
+    def emit(count: int) -> None:
         kernel = IntegerConv(
             machine,
             part.window,
@@ -134,7 +139,7 @@ def _clear_beyond(lowering: Lowering, region: Region, sink: Image, own: Ending) 
         lowering.step(clear, (sink.place,), clear.parts, what_of(region))
 
 
-def plan_integer_depthwise(lowering: Lowering, region: Region, product: Product) -> bool:
+def plan_integer_depthwise(lowering: Lowering, region: Region, product: Product) -> None:
     """A depthwise convolution of integers."""
     node, machine = region.first, lowering.plain_machine
     window, source = window_of(node), lowering.stored(node.inputs[0])
@@ -168,7 +173,6 @@ def plan_integer_depthwise(lowering: Lowering, region: Region, product: Product)
         emit_integers(lowering, region, kernel, sink, (source.place, packed, bias, scale), own)
 
     lowering.later(emit)
-    return True
 
 
 def _sums(

@@ -41,7 +41,8 @@ def plan_integers(lowering: Lowering, region: Region) -> bool:
         if product is None or lowering.stored(node.inputs[0]).grid is None:
             return False
         planner = plan_integer_depthwise if kind == "depthwise" else plan_integer_conv
-        return planner(lowering, region, product)
+        planner(lowering, region, product)
+        return True
     if kind in ("concat", "pieces"):
         return (plan_join if kind == "concat" else plan_split)(lowering, region)
     if kind == "pick":

@@ -12,6 +12,7 @@ from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.kernels.winograd import Tiling, WinogradInput, WinogradOutput, WinogradWeight
 from graphopt.runtime.lower import choose, weights
 from graphopt.runtime.lower.fuse import Region
+from graphopt.runtime.lower.groups import filters_of
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import image_shape, pads_of, window_of
 from graphopt.runtime.lower.lowering import Lowering, macs_of, what_of
@@ -40,13 +41,13 @@ def plan_conv(lowering: Lowering, region: Region) -> None:
     window, made = window_of(node), image_shape(node.outputs[0])
     assert window is not None
     assert made is not None
-    channels, size = node.inputs[1].shape[1], (made[1], made[2])
-    groups = int(node.attrs.get("group", 1))
+    filters = filters_of(node, machine.lanes)
+    channels, size = filters.channels, (made[1], made[2])
     if channels < min(machine.lanes, _FEW_CHANNELS + 1) and not lowering.has_image(node.inputs[0]):
         _direct(lowering, region, window, choose.direct_plain(machine, window, made), plain=True)
         return
     shape = choose.Shape(
-        window, -(-channels // machine.lanes), -(-made[0] // machine.lanes), size, groups
+        window, -(-channels // machine.lanes), -(-made[0] // machine.lanes), size, filters.groups
     )
     lowering.shapes.setdefault(shape, node)
     lowering.counts[shape] += 1
@@ -61,21 +62,21 @@ def _direct(
     lowering: Lowering, region: Region, window: Window, tile: choose.Direct, *, plain: bool
 ) -> None:
     node, machine = region.first, lowering.machine
-    weight = node.inputs[1]
+    filters = filters_of(node, machine.lanes)
     source = (lowering.padded_plain if plain else lowering.image)(node.inputs[0])
     expression, operands = lowering.expression(region)
     sink = lowering.sink(region)
     reach(node, window, source, (sink.height, sink.width))
     pack = weights.plain if plain else weights.direct
     packed = lowering.constant(
-        ("direct", id(weight), plain, tile.vectors),
-        lambda: lowering.typed(pack(weight.values, machine.lanes, tile.vectors)),
-        weight,
+        ("direct", id(filters.tensor), filters.groups, plain, tile.vectors),
+        lambda: lowering.typed(pack(filters.values(), machine.lanes, tile.vectors)),
+        filters.tensor,
     )
     bias = packed_bias(lowering, node, sink, tile.vectors)
 
     def emit() -> None:
-        channels = weight.shape[1]
+        channels = filters.channels
         kernel = DirectConv(
             machine,
             window,
@@ -87,7 +88,7 @@ def _direct(
             sink.width,
             tile.vectors,
             tile.columns,
-            int(node.attrs.get("group", 1)),
+            filters.groups,
             plain,
             expression(),
         )
@@ -111,7 +112,7 @@ def packed_bias(lowering: Lowering, node: Node, sink: Image, vectors: int) -> Pl
 
 def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
     node, machine = region.first, lowering.machine
-    weight = node.inputs[1]
+    filters = filters_of(node, machine.lanes)
     source = lowering.image(node.inputs[0])
     expression, operands = lowering.expression(region)
     sink = lowering.sink(region)
@@ -121,9 +122,9 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
     across = tiling.across * how.m + 2 - left - source.width
     source.border.cover(top, max(0, down), left, max(0, across))
     packed = lowering.constant(
-        ("direct", id(weight), False, how.vectors),
-        lambda: lowering.typed(weights.direct(weight.values, machine.lanes, how.vectors)),
-        weight,
+        ("direct", id(filters.tensor), filters.groups, False, how.vectors),
+        lambda: lowering.typed(weights.direct(filters.values(), machine.lanes, how.vectors)),
+        filters.tensor,
     )
     transformed = lowering.prepared(
         WinogradWeight(
@@ -134,7 +135,7 @@ def _winograd(lowering: Lowering, region: Region, how: choose.Winograd) -> None:
             how.vectors,
         ),
         packed,
-        weight.name,
+        filters.tensor.name,
     )
     bias = packed_bias(lowering, node, sink, how.vectors)
 

@@ -9,6 +9,7 @@ from graphopt.ir.graph import Node
 from graphopt.runtime.kernels.conv import DepthwiseConv, DirectConv
 from graphopt.runtime.lower import choose, weights
 from graphopt.runtime.lower.fuse import Region
+from graphopt.runtime.lower.groups import groups_of, joined
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.lowering import Lowering, macs_of, what_of
 from graphopt.runtime.lower.phases import Phase, is_depthwise, phases
@@ -55,8 +56,10 @@ def _part(lowering: Lowering, node: Node, sink: Image, phase: Phase, source: Ima
     tile = choose.direct(machine, phase.window, depth, blocks, phase.size)
 
     def packed() -> Any:
-        own = phase.of(weight.values.transpose(1, 0, 2, 3))
-        return lowering.typed(weights.direct(own, machine.lanes, tile.vectors))
+        # A filter of (C, O / groups) is one of a convolution that goes the other way.
+        groups = groups_of(node)
+        whole = joined(weight.values, groups, groups).transpose(1, 0, 2, 3)
+        return lowering.typed(weights.direct(phase.of(whole), machine.lanes, tile.vectors))
 
     key = ("phase", id(weight), phase.taps, tile.vectors)
     place = lowering.constant(key, packed, weight)

@@ -12,7 +12,7 @@ from graphopt.ir.graph import Graph
 from graphopt.passes.distill.recover import Recover
 from graphopt.passes.prune.regrow import widened
 from graphopt.pipeline import Outcome, Pipeline
-from graphopt.registry import parse_passes
+from graphopt.registry import parse_passes, pass_class
 from graphopt.runtime.run import open_graph
 
 NETWORK = """(float[N,3,8,8] x) => (float[N,6] y)
@@ -64,12 +64,41 @@ def test_what_was_trained_since_is_kept() -> None:
     student = small.graph
     for name in ("w1", "g1", "f"):
         student.tensors()[name].values = student.tensors()[name].values + 1
-    full = widened(student, plan, graph)
+    full, same = widened(student, plan, graph)
+    assert same == plan
     kept, lost = list(plan.keep["w1"][0]), [i for i in range(16) if i not in plan.keep["w1"][0]]
     np.testing.assert_array_equal(values(full)["w1"][kept], values(student)["w1"])
     np.testing.assert_array_equal(values(full)["w1"][lost], values(graph)["w1"][lost])
     np.testing.assert_array_equal(values(full)["f"][:, kept], values(student)["f"])
     np.testing.assert_allclose(outputs(plan.apply(full)), outputs(student), rtol=1e-4, atol=1e-5)
+
+
+WITHOUT_NORMS = """(float[N,3,8,8] x) => (float[N,6] y)
+    <float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16,16,3,3] w3, float[16] b3, float[6,16] f>
+    { c1 = Conv <pads = [1,1,1,1]> (x, w1, b1)  r1 = Relu (c1)
+      c2 = Conv <pads = [1,1,1,1]> (r1, w2)  r2 = Relu (c2)
+      c3 = Conv <pads = [1,1,1,1]> (r2, w3, b3)  d3 = Conv <pads = [1,1,1,1]> (r1, w3, b3)
+      r3 = Relu (c3)  s3 = Relu (d3)  s = Add (r3, s3)
+      p = GlobalAveragePool (s)  q = Flatten (p)  y = Gemm <transB = 1> (q, f) }"""
+
+
+def test_biases_that_made_up_for_what_was_removed_grow_too() -> None:
+    """One that a layer did not have, and one that it does not share any more."""
+    graph = graph_from(WITHOUT_NORMS)
+    images = np.random.default_rng(2).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    how = {"channels": "0.5", "multiple": 2, "floor": 0.0, "compensation": "linear"}
+    prune = pass_class("prune").with_options({**how, "data": [images], "importance": "l2"})
+    small = Pipeline([prune]).run(graph, strict=True)
+    made = set(values(small.graph)) - set(values(graph))
+    assert made
+    full, plan = widened(small.graph, small.results[-1].facts["plan"], graph)
+    assert made <= set(plan.keep) | {"f_bias"}
+    np.testing.assert_allclose(
+        outputs(plan.apply(full)), outputs(small.graph), rtol=1e-4, atol=1e-5
+    )
+    passes = [prune, *parse_passes("regrow{channels=0.75 multiple=2}")]
+    more = Pipeline(passes).run(graph, strict=True)
+    assert len(values(more.graph)["w1"]) > len(values(small.graph)["w1"])
 
 
 def test_prune_train_regrow_train() -> None:
