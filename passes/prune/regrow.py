@@ -77,7 +77,8 @@ class Regrow(Pass):
         worth = self._scores(Channels(teacher.copy(), share=plan.share))
         back = self._chosen(channels, removed, worth)
         left = np.setdiff1d(removed, back)
-        context.facts["plan"] = smaller = Plan.removing(channels, left, settings=plan.settings)
+        smaller = _about(teacher, Plan.removing(channels, left, settings=plan.settings))
+        context.facts["plan"] = smaller
         context.facts["since_teacher"] = smaller
         context.facts["channels"] = layer_widths(channels, left)
         context.facts["groups"] = group_map(channels, left)
@@ -170,6 +171,13 @@ def widened(student: Graph, plan: Plan, teacher: Graph) -> tuple[Graph, Plan]:
         elif values is not None and values.shape == tensor.values.shape:
             tensor.values = values
     return full, _with_biases(student, plan, full)
+
+
+def _about(teacher: Graph, plan: Plan) -> Plan:
+    """What a plan says of the teacher's constants: biases that the student got are not among them."""
+    known = teacher.tensors()
+    keep = {name: axes for name, axes in plan.keep.items() if name in known}
+    return replace(plan, keep=keep, shapes={n: plan.shapes[n] for n in keep})
 
 
 def _scattered(whole: Any, values: Any, keep: Any) -> Any:

@@ -96,9 +96,14 @@ def test_biases_that_made_up_for_what_was_removed_grow_too() -> None:
     np.testing.assert_allclose(
         outputs(plan.apply(full)), outputs(small.graph), rtol=1e-4, atol=1e-5
     )
-    passes = [prune, *parse_passes("regrow{channels=0.75 multiple=2}")]
-    more = Pipeline(passes).run(graph, strict=True)
-    assert len(values(more.graph)["w1"]) > len(values(small.graph)["w1"])
+    train = Recover(data=[images], epochs=1, recipe="batch=8 workers=0", device="cpu")
+    once = parse_passes("regrow{channels=0.75 multiple=2}")
+    twice = parse_passes("regrow{channels=0.9 multiple=2}")
+    passes = [prune, *once, train, *twice]  # training pairs channels with the teacher's by the plan
+    outcome = Pipeline(passes).run(graph, strict=True)
+    wide = [len(values(g)["w1"]) for g in (small.graph, outcome.graph)]
+    assert wide[0] < wide[1]
+    assert set(outcome.results[-1].facts["plan"].keep) <= set(values(graph))
 
 
 def test_prune_train_regrow_train() -> None:

@@ -125,6 +125,21 @@ NETWORKS = {
         { y = Conv <group = 2, pads = [1,1,1,1]> (x, w) }""",
         {DirectConv: 1},
     ),
+    "groups_beside_vectors": (
+        """(float[1,12,5,5] x) => (float[1,18,3,3] y) <float[18,2,3,3] w, float[18] b>
+        { c = Conv <group = 6, pads = [1,1,1,1], strides = [2,2]> (x, w, b)  y = Relu (c) }""",
+        {DirectConv: 1},
+    ),
+    "depthwise_with_a_multiplier": (
+        """(float[1,8,6,6] x) => (float[1,16,3,3] y) <float[8,8,1,1] u, float[16,1,3,3] w>
+        { c = Conv (x, u)  y = Conv <group = 8, pads = [1,1,1,1], strides = [2,2]> (c, w) }""",
+        {DirectConv: 2},
+    ),
+    "groups_that_never_fill_vectors": (
+        """(float[1,9,6,6] x) => (float[1,15,6,6] y) <float[9,9,1,1] u, float[15,3,3,3] w>
+        { c = Conv (x, u)  y = Conv <group = 3, pads = [1,1,1,1]> (c, w) }""",
+        {DirectConv: 1},
+    ),
     "attention": (
         """(float[1,11,24] x) => (float[1,11,24] y) <float[24,24] q, float[24,24] k, float[24,24] v, float[24,24] o, float[24] b>
         { l = MatMul (x, q)  m = MatMul (x, k)  n = MatMul (x, v)  t = Transpose <perm = [0,2,1]> (m)

@@ -122,6 +122,13 @@ def _depthwise(net: Network, ins: list[str], y: Grid) -> Made:
     return made, lambda p: integer.conv2d(p[0], w, y, bias, pads=(1, 1, 1, 1), group=24)
 
 
+def _grouped(net: Network, ins: list[str], y: Grid) -> Made:
+    """Groups of four channels, which fill no block of integers: all are computed as one."""
+    made = net.conv(ins[0], X, (12, 4, 3, 3), pads=[1, 1, 1, 1], group=6)
+    w, bias = net.last
+    return made, lambda p: integer.conv2d(p[0], w, y, bias, pads=(1, 1, 1, 1), group=6)
+
+
 def _add(net: Network, ins: list[str], y: Grid) -> Made:
     return net.node("Add", *ins), lambda p: integer.add(*p, y)
 
@@ -160,6 +167,7 @@ def _requantize(net: Network, ins: list[str], y: Grid) -> Made:
 OPERATORS = {
     "conv": _conv,
     "depthwise": _depthwise,
+    "grouped": _grouped,
     "add": _add,
     "mul": _mul,
     "concat": _concat,
@@ -289,11 +297,11 @@ def test_pieces_of_channels(machine: str, tmp_path: Path) -> None:
 
 @EVERY
 def test_what_has_no_integer_kernel_is_float(machine: str, tmp_path: Path) -> None:
-    """Groups that are no channel blocks, a dense layer, and values of 16 bits."""
+    """A dense layer behind values of 16 bits."""
     net, wide = Network(), grid(0.0002, 5, "int16")
     name = net.input(1, 24, *SIZE)
-    grouped = net.conv(net.pair(name, X), X, (12, 6, 3, 3), group=4)
-    rows = net.node("Flatten", net.pair(net.node("Sigmoid", grouped), wide))
+    conv = net.conv(net.pair(name, X), X, (12, 24, 3, 3))
+    rows = net.node("Flatten", net.pair(net.node("Sigmoid", conv), wide))
     w = net.constant((np.random.default_rng(0).standard_normal((672, 30)) / 9).astype(np.float32))
     out = net.pair(net.node("MatMul", net.pair(rows, grid(1 / 256, -128)), w), Y)
     feeds = {name: drawn(X, 1, 24, *SIZE)}

@@ -55,6 +55,17 @@ def test_of_one_group(case: str, machine: str, tmp_path: Path) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize(("groups", "weight"), [(2, "6,3,3"), (4, "3,2,4")])
+def test_of_some_groups(groups: int, weight: str, machine: str, tmp_path: Path) -> None:
+    """Computed as one, with zeros where a channel is of another group."""
+    text = f"""(float[1,20,5,6] x) => (float[1,12,P,Q] y) <float[20,{weight}] w, float[12] b>
+        {{ c = ConvTranspose <strides = [2,2], pads = [1,0,0,1], group = {groups}> (x, w, b)  y = Relu (c) }}"""
+    program = _equal(graph_from(text), machine, tmp_path)
+    assert kernels(program, DirectConv) == 4
+    assert all(s.ranged for s in program.steps)
+
+
+@EVERY
 def test_depthwise(machine: str, tmp_path: Path) -> None:
     text = """(float[1,20,5,6] x, float[1,20,10,12] z) => (float[1,20,10,12] y) <float[20,1,4,4] w, float[20] b, float[20,20,1,1] v>
         { c = ConvTranspose <strides = [2,2], pads = [1,1,1,1], group = 20> (x, w, b)  h = HardSwish (c)
@@ -69,7 +80,6 @@ def test_depthwise(machine: str, tmp_path: Path) -> None:
     [
         ("strides = [3,3]", "12,2,2", "12,14,17", 20),  # pixels that no tap meets
         ("dilations = [2,2]", "12,3,3", "12,9,10", 20),
-        ("strides = [2,2], group = 2", "6,2,2", "12,10,12", 20),
     ],
 )
 def test_others_are_computed_as_before(
