@@ -1,10 +1,10 @@
-"""Which operators have a kernel for images on a GPU: those of a processor, and two more."""
+"""Which operators have a kernel for images on a GPU: those of every target, and one more."""
 
 from __future__ import annotations
 
 from graphopt.ir.graph import Node, input_value, is_op
-from graphopt.runtime.gpu.resize import CENTRES, Axis
 from graphopt.runtime.kernels.conv import Window
+from graphopt.runtime.lower.interpolation import interpolation
 from graphopt.runtime.lower.layout import Kind, Layout, image_shape, pads_of
 
 
@@ -40,22 +40,3 @@ def transposed_window(node: Node) -> Window | None:
     )
     kernel = tuple(int(d) for d in weight.shape[2:])
     return Window(kernel, stride, dilation, (top, left))  # type: ignore[arg-type]
-
-
-def interpolation(node: Node) -> tuple[Axis, Axis] | None:
-    """How a linear Resize of an image goes along rows and columns, or None where it does something else."""
-    image, made = image_shape(node.inputs[0]), image_shape(node.outputs[0])
-    how = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
-    if image is None or made is None or image[0] != made[0] or how not in CENTRES:
-        return None
-    if node.attrs.get("mode", "nearest") != "linear" or node.attrs.get("antialias", 0):
-        return None
-    if "axes" in node.attrs or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        return None
-    scales = input_value(node, 2)
-    if scales is None or not scales.size:
-        given = [made[i] / image[i] for i in (1, 2)]
-    else:
-        given = [float(s) for s in scales.reshape(-1)[2:]]
-    down, right = (Axis(how, image[i], made[i], given[i - 1]) for i in (1, 2))
-    return down, right

@@ -14,7 +14,7 @@ from graphopt.runtime.gpu.dense import Dense
 from graphopt.runtime.gpu.expression import Ending
 from graphopt.runtime.gpu.images import GpuImage
 from graphopt.runtime.gpu.kernel import GpuKernel
-from graphopt.runtime.gpu.layout import interpolation, transposed_window
+from graphopt.runtime.gpu.layout import transposed_window
 from graphopt.runtime.gpu.lowering import LANES, GpuLowering, macs_of, what_of
 from graphopt.runtime.gpu.plan_generic import plan_generic
 from graphopt.runtime.gpu.products import Conv, DepthwiseConv, TransposedConv
@@ -22,7 +22,8 @@ from graphopt.runtime.gpu.resize import Interpolate
 from graphopt.runtime.gpu.simple import CopyChannels, Enlarge, ImagePool, Pointwise, WindowPool
 from graphopt.runtime.kernels.conv import Window
 from graphopt.runtime.lower.fuse import Region
-from graphopt.runtime.lower.layout import window_of
+from graphopt.runtime.lower.interpolation import interpolation
+from graphopt.runtime.lower.layout import counts_inside, window_of
 from graphopt.runtime.lower.lowering import is_alias
 
 
@@ -66,7 +67,9 @@ def _plan_pool(lowering: GpuLowering, region: Region) -> None:
     _simple(
         lowering,
         region,
-        lambda source, sink, ending: WindowPool(kind, window, source.shape, sink.shape, ending),
+        lambda source, sink, ending: WindowPool(
+            kind, window, source.shape, sink.shape, ending, counts_inside(node)
+        ),
     )
 
 

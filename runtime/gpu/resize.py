@@ -6,46 +6,18 @@ from dataclasses import dataclass
 
 from graphopt.runtime.gpu.expression import Ending
 from graphopt.runtime.gpu.simple import PerPixel, Shape
-
-# What ONNX calls ways to say where the pixels of a result lie.
-CENTRES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+from graphopt.runtime.lower.interpolation import Axis
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of an enlargement.
-
-    Attributes:
-        how: coordinate_transformation_mode of ONNX.
-        small: pixels of the image.
-        large: pixels of the result.
-        scale: as it is given; not always the ratio of the two.
-    """
-
-    how: str
-    small: int
-    large: int
-    scale: float
-
-    @property
-    def line(self) -> tuple[float, float]:
-        """Where the first pixel of the result lies in the image, and how far each next one."""
-        if self.how == "align_corners":
-            return 0.0, (self.small - 1) / (self.large - 1) if self.large > 1 else 0.0
-        step = 1 / self.scale
-        if self.how == "asymmetric" or (self.how == "pytorch_half_pixel" and self.large == 1):
-            return 0.0, step
-        return 0.5 * step - 0.5, step
-
-    def text(self, name: str, index: str) -> list[str]:
-        """Declares the pixels before and behind the place of a result, and the share of the latter."""
-        first, step = self.line
-        last = self.small - 1
-        return [
-            f"const float {name} = fmin(fmax({index} * {step!r}f + {first!r}f, 0.0f), {last}.0f);",
-            f"const int {name}0 = (int){name}, {name}1 = {name}0 < {last} ? {name}0 + 1 : {last};",
-            f"const float {name}_share = {name} - {name}0;",
-        ]
+def _declared(axis: Axis, name: str, index: str) -> list[str]:
+    """Declares the pixels before and behind the place of a result, and the share of the latter."""
+    first, step = axis.line
+    last = axis.small - 1
+    return [
+        f"const float {name} = fmin(fmax({index} * {step!r}f + {first!r}f, 0.0f), {last}.0f);",
+        f"const int {name}0 = (int){name}, {name}1 = {name}0 < {last} ? {name}0 + 1 : {last};",
+        f"const float {name}_share = {name} - {name}0;",
+    ]
 
 
 @dataclass(frozen=True)
@@ -69,8 +41,8 @@ class Interpolate(PerPixel):
         return "\n".join(
             [
                 f"__global const element *const from = x + block * {image.pixels * 4};",
-                *self.down.text("row", f"(pixel / {width})"),
-                *self.right.text("column", f"(pixel % {width})"),
+                *_declared(self.down, "row", f"(pixel / {width})"),
+                *_declared(self.right, "column", f"(pixel % {width})"),
                 *loads,
                 "const float4 above = p00 + (p01 - p00) * column_share;",
                 "const float4 below = p10 + (p11 - p10) * column_share;",

@@ -114,13 +114,17 @@ class Enlarge(PerPixel):
 
 @dataclass(frozen=True)
 class WindowPool(PerPixel):
-    """The largest, or the mean, of a window; pixels outside count for neither."""
+    """The largest, or the mean, of a window.
+
+    Pixels outside are zeros to a mean; where it is of those `inside` alone they do not count.
+    """
 
     kind: Literal["max", "mean"]
     window: Window
     image: Shape
     made: Shape
     ending: Ending
+    inside: bool = False
 
     def value(self) -> str:
         """The window's value."""
@@ -129,18 +133,22 @@ class WindowPool(PerPixel):
             ("-INFINITY", "fmax(value, {})") if self.kind == "max" else ("0.0f", "value + {}")
         )
         each = add.format(f"load_float4(from + (row * {image.width} + column) * 4)")
-        mean = [f"value *= {1 / (high * wide)!r}f;"] if self.kind == "mean" else []
+        count = "(float)count" if self.inside else f"{float(high * wide)!r}f"
+        mean = [f"value /= {count};"] if self.kind == "mean" else []
         return "\n".join(
             [
                 f"__global const element *const from = x + block * {image.pixels * 4};",
                 f"float4 value = (float4)({start});",
+                "int count = 0;",
                 *window_start(self.window, self.made.width, ""),
                 f"for (int i = 0; i < {high}; i++)",
                 f"    for (int j = 0; j < {wide}; j++) {{",
                 f"        const int row = top + i * {self.window.dilation[0]};",
                 f"        const int column = left + j * {self.window.dilation[1]};",
-                f"        if (row >= 0 && row < {image.height} && column >= 0 && column < {image.width})",
-                f"            value = {each};",
+                f"        if (row < 0 || row >= {image.height} || column < 0 || column >= {image.width})",
+                "            continue;",
+                f"        value = {each};",
+                "        count++;",
                 "    }",
                 *mean,
             ]

@@ -16,9 +16,11 @@ from graphopt.runtime.kernels.simd import (
     Registers,
     Value,
     cast,
+    constant,
     kernel,
     let,
     loop,
+    repeat,
 )
 
 _LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0, "int8": -128, "uint8": 0}
@@ -29,11 +31,13 @@ class WindowPool:
     """y[c, i, j] = max (or mean) of x[c, i s + u - p, j s + v - p] over the window.
 
     A window that reaches over the border of a maximum takes the nearest pixel instead: that one is
-    in the window too, so the maximum is the same. A mean has no padding. One part is one row of one
-    channel block.
+    in the window too, so the maximum is the same. That of a mean reads the zeros of the border. One part is
+    one row of one channel block.
 
     Attributes:
         share: what a sum is multiplied by for a mean, where that is not 1 / (pixels of a window).
+        inside: whether a mean is of the pixels inside of the image; `share` is 1 then, or the scale of
+            integers, and their number is counted where a window stands.
     """
 
     machine: Machine
@@ -48,6 +52,7 @@ class WindowPool:
     columns: int
     expression: Expression = AS_IT_IS
     share: float = 0.0
+    inside: bool = False
 
     @property
     def parts(self) -> int:
@@ -95,12 +100,30 @@ class WindowPool:
         for k in range(columns):
             value = found[k]
             if self.kind == "mean":
-                value = value * numbers(self.share or 1.0 / (high * wide))
+                value = value * self._share(row, column + k)
             value = self.expression.value(
                 let(value), operands, (block, row, column + k), self.machine
             )
             to = self.sink.at(block, row, lanes) + (column + k) * self.sink.step(lanes)
             self.sink.write(sink, to, value, lanes)
+
+    def _share(self, row: Index, column: Index) -> Value:
+        """What the sum of the window at a result is multiplied by."""
+        lanes, dtype = self.machine.lanes, self.machine.dtype
+        (high, wide) = self.window.kernel
+        if not self.inside:
+            return constant(self.share or 1.0 / (high * wide), dtype, lanes)
+        count = self._reached(row, 0) * self._reached(column, 1)
+        share = constant(self.share or 1.0, dtype, 1) / cast(count, dtype, 1)
+        return repeat(let(share), lanes)
+
+    def _reached(self, at: Index, axis: int) -> Index:
+        """How many pixels of the image the window at a result has along an axis."""
+        from tvm import tirx
+
+        first = at * self.window.stride[axis] - self.window.pads[axis]
+        end = tirx.Min(first + self.window.kernel[axis], tirx.const(self.image[axis], "int32"))
+        return end - tirx.Max(first, tirx.const(0, "int32"))
 
     def _held(self, position: Index, size: int) -> Index:
         """The position, moved into the image where a maximum has padding."""
@@ -132,8 +155,6 @@ class WindowPool:
 
 
 def _in_lanes(condition: Value, lanes: int) -> Value:
-    from graphopt.runtime.kernels.simd import repeat
-
     return repeat(condition, lanes)
 
 

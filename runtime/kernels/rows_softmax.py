@@ -71,11 +71,11 @@ class RowsSoftmax:
                 total[0] = total[0] + raised(at)
 
             self._vectors(start, full, highest)
-            top = let(repeat(let(reduce(one.max, _lanes(best[0], lanes))), lanes))
+            top = let(repeat(let(reduce(one.max, lanes_of(best[0], lanes))), lanes))
             self._vectors(start, full, counted)
-            sums = _lanes(total[0], lanes)
+            sums = lanes_of(total[0], lanes)
             if rest:
-                sums += _lanes(raised(last), lanes)[lanes - rest :]
+                sums += lanes_of(raised(last), lanes)[lanes - rest :]
             share = let(one(1.0) / reduce(add, sums))
             shares = let(repeat(share, lanes))
             self._vectors(
@@ -92,6 +92,7 @@ class RowsSoftmax:
             do(let(start + index * self.machine.lanes))
 
 
-def _lanes(vector: Value, count: int) -> list[Value]:
+def lanes_of(vector: Value, count: int) -> list[Value]:
+    """The values of a vector, one by one."""
     held = let(vector)
     return [lane(held, i) for i in range(count)]

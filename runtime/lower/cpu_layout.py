@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from graphopt.ir.graph import Node, input_of, input_value, is_op, static_shape
+from graphopt.runtime.lower.interpolation import interpolation
 from graphopt.runtime.lower.layout import Kind, Layout, has_filters, image_shape
 from graphopt.runtime.lower.phases import has_phases
 from graphopt.runtime.lower.rows import TO_PIXELS, TO_ROWS
@@ -31,12 +32,24 @@ class CpuLayout(Layout):
             return "rows-product" if _is_rows_product(node, self.lanes) else None
         if is_op(node, "Softmax"):
             axis = node.attrs.get("axis", -1 if self._graph.opset >= 13 else 1)
+            if self._is_over_channels(node, int(axis)):
+                return "channel-softmax"
             return "rows-softmax" if _is_last(node, int(axis), self.lanes) else None
-        if not is_op(node, "Gather", "Pad") or id(node.inputs[0]) not in self.blocked:
+        if not is_op(node, "Gather", "Pad", "Resize") or id(node.inputs[0]) not in self.blocked:
             return None
+        if node.op == "Resize":
+            return "interpolate" if interpolation(node) is not None else None
         if node.op == "Gather":
             return "pick" if _takes_channels(node) else None
         return "pad" if pads_of_channels(node) is not None else None
+
+    def _is_over_channels(self, node: Node, axis: int) -> bool:
+        """Whether a softmax of an image is over its channels, and nothing else."""
+        shape = image_shape(node.inputs[0])
+        if shape is None or id(node.inputs[0]) not in self.blocked or axis % 4 != 1:
+            return False
+        # Before opset 13 it is over all that follows the axis, too.
+        return self._graph.opset >= 13 or shape[1:] == (1, 1)
 
     def _turned(self, node: Node) -> Kind | None:
         """Between channels that lie together and images."""

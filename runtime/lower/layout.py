@@ -23,13 +23,14 @@ Kind = Literal[
     "round",
     "unround",
     "transposed",
-    "pick",  # these six on processors only
+    "interpolate",
+    "pick",  # these seven on processors only
     "pad",
     "to-pixels",
     "to-rows",
     "rows-product",
     "rows-softmax",
-    "interpolate",  # on GPUs only
+    "channel-softmax",
 ]
 
 # These make rows, not images.
@@ -112,16 +113,32 @@ def _dense(node: Node, lanes: int) -> Kind | None:  # noqa: ARG001
 def _pool(node: Node, lanes: int) -> Kind | None:  # noqa: ARG001
     if not _is_image_node(node) or len(node.outputs) > 1 or window_of(node) is None:
         return None
-    if node.op == "AveragePool":
-        window, (_, height, width) = window_of(node), image_shape(node.inputs[0]) or (0, 0, 0)
-        _, high, wide = image_shape(node.outputs[0]) or (0, 0, 0)
-        if window is None or any(pads_of(node)):
-            return None
-        if (high - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] >= height:
-            return None
-        if (wide - 1) * window.stride[1] + (window.kernel[1] - 1) * window.dilation[1] >= width:
-            return None
-    return "pool"
+    return "pool" if node.op == "MaxPool" or _has_whole_windows(node) else None
+
+
+def _has_whole_windows(node: Node) -> bool:
+    """Whether no window of a mean reaches beyond the padding."""
+    window, pads = window_of(node), pads_of(node)
+    image, made = image_shape(node.inputs[0]), image_shape(node.outputs[0])
+    assert window is not None
+    assert image is not None
+    assert made is not None
+    if counts_inside(node) and window.dilation != (1, 1):
+        return False
+    return all(
+        (made[1 + i] - 1) * window.stride[i] + (window.kernel[i] - 1) * window.dilation[i]
+        < pads[i] + image[1 + i] + pads[2 + i]
+        for i in range(2)
+    )
+
+
+def counts_inside(node: Node) -> bool:
+    """Whether a mean is of the pixels a window has inside of the image: less than its kernel at borders."""
+    return (
+        node.op == "AveragePool"
+        and any(pads_of(node))
+        and not node.attrs.get("count_include_pad", 0)
+    )
 
 
 def _image_pool(node: Node, lanes: int) -> Kind | None:  # noqa: ARG001

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from graphopt.ir.graph import Node
+import numpy as np
+
+from graphopt.ir.graph import Node, is_op
+from graphopt.runtime.kernels.between import Interpolate
+from graphopt.runtime.kernels.channel_softmax import ChannelSoftmax
 from graphopt.runtime.kernels.movement import ClearChannels, CopyChannels, Enlarge
 from graphopt.runtime.kernels.pointwise import Pointwise
 from graphopt.runtime.kernels.pool import ImagePool, WindowPool
 from graphopt.runtime.lower.fuse import Region
 from graphopt.runtime.lower.images import Image
-from graphopt.runtime.lower.layout import window_of
+from graphopt.runtime.lower.interpolation import interpolation
+from graphopt.runtime.lower.layout import counts_inside, window_of
 from graphopt.runtime.lower.lowering import Lowering, macs_of, what_of
+from graphopt.runtime.lower.plan_products import reach
 from graphopt.runtime.lower.program import Place
 
 # Pixels of one register tile of a pool.
@@ -33,6 +39,7 @@ class _Simple:
         source = lowering.image(taken)
         expression, operands = lowering.expression(region)
         sink = lowering.make_image(region.out)
+        reach_of_mean(node, source, sink)
 
         def emit() -> None:
             kernel = self.kernel(node, lowering, source, sink, expression())
@@ -41,6 +48,13 @@ class _Simple:
             lowering.step(kernel, places, kernel.parts, what_of(region), macs=macs_of(region))
 
         lowering.later(emit)
+
+
+def reach_of_mean(node: Node, source: Image, sink: Image) -> None:
+    """Covers the border that the windows of a mean reach into; a maximum needs none."""
+    window = window_of(node) if is_op(node, "AveragePool") else None
+    if window is not None:
+        reach(node, window, source, (sink.height, sink.width))
 
 
 def _window_pool(
@@ -62,6 +76,7 @@ def _window_pool(
         sink.width,
         _POOL_COLUMNS,
         text,
+        inside=counts_inside(node),
     )
 
 
@@ -101,6 +116,52 @@ plan_pool = _Simple(_window_pool)
 plan_image_pool = _Simple(_image_pool)
 plan_enlarge = _Simple(_enlarged)
 plan_pointwise = _Simple(_elementwise)
+
+
+def plan_interpolate(lowering: Lowering, region: Region) -> None:
+    """A linear Resize: neighbours and shares are worked out now."""
+    axes = interpolation(region.first)
+    assert axes is not None
+    source, machine = lowering.image(region.first.inputs[0]), lowering.machine
+    expression, operands = lowering.expression(region)
+    sink = lowering.sink(region)
+    found = [axis.neighbours() for axis in axes]
+    neighbours, shares = (
+        lowering.constant(("neighbours", axes), lambda: np.concatenate([f[0] for f in found])),
+        lowering.constant(
+            ("shares", axes), lambda: lowering.typed(np.concatenate([f[1] for f in found]))
+        ),
+    )
+
+    def emit() -> None:
+        kernel = Interpolate(
+            machine,
+            source.strides,
+            sink.strides,
+            sink.vectors(machine.lanes),
+            sink.height,
+            sink.width,
+            expression(),
+        )
+        lowering.write(sink)
+        places = (source.place, neighbours, shares, sink.place, *operands())
+        lowering.step(kernel, places, kernel.parts, what_of(region))
+
+    lowering.later(emit)
+
+
+def plan_channel_softmax(lowering: Lowering, region: Region) -> None:
+    """A softmax over the channels of an image, computed in float32 whatever is stored."""
+    source, sink = lowering.image(region.first.inputs[0]), lowering.make_image(region.out)
+    machine = replace(lowering.plain_machine, lanes=min(lowering.plain_machine.lanes, source.lanes))
+
+    def emit() -> None:
+        size = (sink.channels, sink.height, sink.width)
+        kernel = ChannelSoftmax(machine, source.wide, sink.wide, *size)
+        lowering.write(sink)
+        lowering.step(kernel, (source.place, sink.place), kernel.parts, what_of(region))
+
+    lowering.later(emit)
 
 
 def plan_concat(lowering: Lowering, region: Region) -> None:

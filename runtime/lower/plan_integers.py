@@ -16,8 +16,9 @@ from graphopt.runtime.kernels.pool import ImagePool, WindowPool
 from graphopt.runtime.kernels.simd import Machine
 from graphopt.runtime.lower.fuse import Region
 from graphopt.runtime.lower.images import Image
-from graphopt.runtime.lower.layout import window_of
+from graphopt.runtime.lower.layout import counts_inside, window_of
 from graphopt.runtime.lower.lowering import Lowering, what_of
+from graphopt.runtime.lower.plan_images import reach_of_mean
 from graphopt.runtime.lower.plan_integer_pieces import plan_join, plan_split
 from graphopt.runtime.lower.plan_integer_products import (
     emit_integers,
@@ -73,6 +74,7 @@ def _simple(lowering: Lowering, region: Region, source: Image, main: Tensor) -> 
         _moved(lowering, region, source)
         return
     sink = lowering.sink(region)
+    reach_of_mean(node, source, sink)
     first = main if lowering.layout.kind(node) is None else node.outputs[0]
     counted = source.grid is not None
     own = ending(lowering, region, first, sink, source.lanes, counted=counted)
@@ -102,7 +104,7 @@ def _read(node: Node, source: Image, own: Ending) -> tuple[float | None, float]:
         return (ratio(source.grid.scale, own.unit) if own.main is None else own.main), 0.0
     count = source.height * source.width
     if node.op == "AveragePool":
-        count = int(np.prod(node.attrs["kernel_shape"]))
+        count = 1 if counts_inside(node) else int(np.prod(node.attrs["kernel_shape"]))
     # The sum is of integers, and exact.
     return 1.0, float(np.float32(source.grid.scale) / (np.float32(own.unit) * np.float32(count)))
 
@@ -148,6 +150,7 @@ def _kernel(
             *size,
             _POOL_COLUMNS,
             share=share,
+            inside=counts_inside(node),
             **ends,
         )
     if node.op in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean"):

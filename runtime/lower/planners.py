@@ -9,9 +9,11 @@ from graphopt.runtime.lower.layout import ROWS
 from graphopt.runtime.lower.lowering import Lowering, is_alias
 from graphopt.runtime.lower.plan_generic import plan_alias, plan_generic
 from graphopt.runtime.lower.plan_images import (
+    plan_channel_softmax,
     plan_concat,
     plan_enlarge,
     plan_image_pool,
+    plan_interpolate,
     plan_pieces,
     plan_pointwise,
     plan_pool,
@@ -45,9 +47,11 @@ _PLANNERS: dict[str, Callable[[Lowering, Region], None]] = {
     "to-rows": plan_to_rows,
     "rows-product": plan_rows_product,
     "rows-softmax": plan_rows_softmax,
+    "interpolate": plan_interpolate,
+    "channel-softmax": plan_channel_softmax,
 }
 # Those that integers do not take part in, and those that make integers or numbers of them.
-_OF_NUMBERS = ("round", "unround", "to-pixels", *ROWS)
+_OF_NUMBERS = ("round", "unround", "to-pixels", "interpolate", "channel-softmax", *ROWS)
 
 
 def plan(lowering: Lowering, region: Region) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from graphopt.runtime.kernels.between import Interpolate
 from graphopt.runtime.kernels.blocking import Block, Unblock
+from graphopt.runtime.kernels.channel_softmax import ChannelSoftmax
 from graphopt.runtime.kernels.channels_last import BlockPixels, UnblockPixels
 from graphopt.runtime.kernels.conv import DepthwiseConv, DirectConv, Window, tiles
 from graphopt.runtime.kernels.conv_int8 import IntegerConv
@@ -247,6 +249,23 @@ def _softmax(kernel: RowsSoftmax, machine: Machine) -> float:
     return _vectors(kernel, machine, count, 2.0 + _POLYNOMIAL + 3.0 + 3.0)
 
 
+def _channel_softmax(kernel: ChannelSoftmax, machine: Machine) -> float:
+    """As of rows; and the lanes of the largest and of the sum are joined one by one."""
+    lanes = kernel.machine.lanes
+    each = -(-kernel.channels // lanes) * (2.0 + _POLYNOMIAL + 3.0 + 3.0)
+    return _vectors(kernel, machine, kernel.height * kernel.width, each) + (
+        kernel.height * kernel.width * lanes * _SCALAR
+    )
+
+
+def _interpolated(kernel: Interpolate, machine: Machine) -> float:
+    """Four pixels and three sums of shares; looking up where they are takes as long as a load each."""
+    each = 4 * _read(kernel.source) + 6.0 + 3.0 + _computed(kernel.expression)
+    return _vectors(
+        kernel, machine, kernel.parts * kernel.width, each + _written(kernel.sink, machine)
+    )
+
+
 _COUNTS: dict[type, Callable[[Any, Machine], float]] = {
     DirectConv: _direct,
     WinogradOutput: _winograd,
@@ -269,4 +288,6 @@ _COUNTS: dict[type, Callable[[Any, Machine], float]] = {
     UnblockPixels: _moved,
     RowsProduct: _rows_product,
     RowsSoftmax: _softmax,
+    ChannelSoftmax: _channel_softmax,
+    Interpolate: _interpolated,
 }

@@ -6,6 +6,12 @@ from graphopt.ir.graph import Graph, Node, Tensor, is_op, sole_reader, static_sh
 from graphopt.runtime.lower.fuse import ELEMENTWISE, Region, grown
 from graphopt.runtime.lower.layout import ROWS, Layout
 
+# Nothing is computed where these write.
+_ALONE = (
+    *("concat", "pieces", "pick", "pad", "to-pixels", "channel-softmax", "round", "unround"),
+    *ROWS,
+)
+
 
 def regions_of(graph: Graph, layout: Layout) -> list[Region]:
     """Every node in one region, each where its last node stands."""
@@ -27,8 +33,7 @@ def regions_of(graph: Graph, layout: Layout) -> list[Region]:
 def _region(graph: Graph, layout: Layout, node: Node, taken: set[int]) -> Region:
     kind = layout.kind(node)
     elementwise = is_op(node, *ELEMENTWISE) and id(node.outputs[0]) in layout.blocked
-    alone = kind in ("concat", "pieces", "pick", "pad", "to-pixels", *ROWS, "round", "unround")
-    if alone or not (kind or elementwise):
+    if kind in _ALONE or not (kind or elementwise):
         return Region(node, [], node.outputs[0])
     start = [node] if elementwise else []
     if kind == "dense":

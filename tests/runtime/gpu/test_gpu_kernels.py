@@ -44,7 +44,7 @@ GRAPHS = {
     "depthwise_and_pools": (
         """(float[1,10,9,11] x) => (float[1,10,9,11] same, float[1,10,5,6] strided, float[1,10,5,6] most,
             float[1,10,8,10] average, float[1,10,1,1] mean, float[1,10,1,1] largest, float[1,10,18,22] twice,
-            float[1,10,9,11] behind)
+            float[1,10,9,11] behind, float[1,10,5,6] there, float[1,10,5,6] counted)
         <float[10,1,3,3] w0, float[10] b0, float[10,1,5,5] w1, float[10,10,1,1] w2>
         { c = Conv (x, w2)
           same = Conv <pads = [1,1,1,1], group = 10> (c, w0, b0)
@@ -55,8 +55,10 @@ GRAPHS = {
           largest = GlobalMaxPool (c)
           sizes = Constant <value = float[4] {1.0, 1.0, 2.0, 2.0}> ()
           twice = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (c, , sizes)
-          behind = MaxPool <kernel_shape = [5,5], pads = [2,2,2,2]> (c) }""",
-        {Conv: 1, DepthwiseConv: 2, WindowPool: 3, ImagePool: 2, Enlarge: 1},
+          behind = MaxPool <kernel_shape = [5,5], pads = [2,2,2,2]> (c)
+          there = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], strides = [2,2]> (c)
+          counted = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], strides = [2,2], count_include_pad = 1> (c) }""",
+        {Conv: 1, DepthwiseConv: 2, WindowPool: 5, ImagePool: 2, Enlarge: 1},
     ),
     # Residuals, gates, activations: all of it in what a kernel ends in, or in a kernel of its own.
     "endings": (

@@ -118,3 +118,29 @@ def test_an_operand_of_integers_becomes_half(machine: str, tmp_path: Path) -> No
     assert np.abs(Interpreter(program, tmp_path).run(feeds)[out] - right).max() < 5e-3
     (product,) = (s.kernel for s in program.steps if isinstance(s.kernel, DirectConv))
     assert [o.strides.grid is not None for o in product.expression.operands] == [True]
+
+
+@EVERY
+def test_images_in_half_are_interpolated_and_classified(machine: str, tmp_path: Path) -> None:
+    """Between numbers in half and integers; what a softmax sums up is float32."""
+    net, random = Network(), np.random.default_rng(3)
+    name = net.input(1, 3, 6, 7)
+    w, v = (
+        net.constant((random.standard_normal(s) / 9).astype(np.float32))
+        for s in ((24, 3, 3, 3), (21, 24, 1, 1))
+    )
+    sizes = net.constant(np.array([1, 1, 2, 2], np.float32))
+    a = net.node("Relu", net.node("Conv", name, w, pads=[1, 1, 1, 1]))
+    b = net.pair(net.node("Resize", a, "", sizes, mode="linear"), X)
+    c = net.node("Resize", net.conv(b, X, (24, 24, 1, 1)), "", sizes, mode="linear")
+    window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    d = net.node("AveragePool", c, **window)
+    out = net.node("Softmax", net.node("Conv", d, v), axis=1)
+    path = net.save(out, (1, 21, 12, 14), tmp_path / "model.onnx")
+    feeds = {name: random.standard_normal((1, 3, 6, 7)).astype(np.float32)}
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (right,) = session.run(None, feeds)
+    program = lowered(path, machine)
+    found = Interpreter(program, tmp_path).run(feeds)[out]
+    assert np.abs(found - right).max() < 0.02 * np.abs(right).max()
+    assert all(s.ranged for s in program.steps)

@@ -18,6 +18,8 @@ from graphopt.frontends.normal_form import normalize
 from graphopt.ir.graph import Graph
 from graphopt.pipeline import Pipeline
 from graphopt.registry import LOWERING, default_passes, pass_class
+from graphopt.runtime.kernels.between import Interpolate
+from graphopt.runtime.kernels.channel_softmax import ChannelSoftmax
 from graphopt.runtime.kernels.channels_last import BlockPixels
 from graphopt.runtime.kernels.conv import DepthwiseConv, DirectConv
 from graphopt.runtime.kernels.movement import CopyChannels, Enlarge
@@ -124,6 +126,31 @@ NETWORKS = {
         """(float[1,32,5,5] x) => (float[1,32,5,5] y) <float[32,16,3,3] w>
         { y = Conv <group = 2, pads = [1,1,1,1]> (x, w) }""",
         {DirectConv: 1},
+    ),
+    "means_that_count_their_padding": (
+        """(float[1,10,9,8] x) => (float[1,10,5,4] y) <float[10,10,1,1] w>
+        { c = Conv (x, w)  y = AveragePool <kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,0], count_include_pad = 1> (c) }""",
+        {WindowPool: 1},
+    ),
+    "means_of_what_is_there": (
+        """(float[1,10,9,9] x) => (float[1,10,5,5] y) <float[10,10,1,1] w>
+        { c = Conv (x, w)  a = AveragePool <kernel_shape = [3,4], strides = [2,2], pads = [1,2,1,1]> (c)  y = Relu (a) }""",
+        {WindowPool: 1},
+    ),
+    "interpolated": (
+        """(float[1,10,4,5] x, float[1,10,8,10] z) => (float[1,10,8,10] y, float[1,10,9,13] corners, float[1,10,6,8] smaller)
+        <float[10,10,1,1] w, float[4] twice = {1., 1., 2., 2.}, int64[4] odd = {1, 10, 9, 13}, float[4] s = {1., 1., 1.5, 1.6}>
+        { c = Conv (x, w)  e = Resize <mode = "linear"> (c, , twice)  a = Add (e, z)  y = Relu (a)
+          corners = Resize <mode = "linear", coordinate_transformation_mode = "align_corners"> (c, , , odd)
+          smaller = Resize <mode = "linear", coordinate_transformation_mode = "asymmetric"> (c, , s) }""",
+        {Interpolate: 3},
+    ),
+    "classes_of_pixels": (
+        """(float[1,6,5,4] x) => (float[1,21,5,4] y, float[1,8,5,4] z, float[1,2,5,4] a)
+        <float[21,6,1,1] w, float[8,6,1,1] v, float[2,6,1,1] u, float[21,21,1,1] t>
+        { c = Conv (x, w)  s = Softmax <axis = 1> (c)  y = Conv (s, t)
+          d = Conv (x, v)  z = Softmax <axis = 1> (d)  e = Conv (x, u)  a = Softmax <axis = -3> (e) }""",
+        {ChannelSoftmax: 3},
     ),
     "groups_beside_vectors": (
         """(float[1,12,5,5] x) => (float[1,18,3,3] y) <float[18,2,3,3] w, float[18] b>

@@ -146,6 +146,13 @@ def _mean(net: Network, ins: list[str], y: Grid) -> Made:
     return made, lambda p: integer.average_pool(p[0], y, (2, 2), strides=(1, 2))
 
 
+def _padded_mean(net: Network, ins: list[str], y: Grid) -> Made:
+    window: dict[str, Any] = {"strides": [2, 2], "pads": [1, 0, 1, 2], "count_include_pad": 0}
+    made = net.node("AveragePool", ins[0], kernel_shape=[3, 4], **window)
+    window["count_include_pad"] = False
+    return made, lambda p: integer.average_pool(p[0], y, (3, 4), **window)
+
+
 def _global_mean(net: Network, ins: list[str], y: Grid) -> Made:
     return net.node("GlobalAveragePool", ins[0]), lambda p: integer.global_average_pool(p[0], y)
 
@@ -172,6 +179,7 @@ OPERATORS = {
     "mul": _mul,
     "concat": _concat,
     "mean": _mean,
+    "padded_mean": _padded_mean,
     "global_mean": _global_mean,
     "largest": _largest,
     "requantize": _requantize,
@@ -293,6 +301,30 @@ def test_pieces_of_channels(machine: str, tmp_path: Path) -> None:
     out = net.pair(net.node("Concat", third, second, first, axis=1), X)
     feeds = {name: drawn(X, 1, 52, *SIZE)}
     _equals_onnxruntime(net, out, (1, 52, *SIZE), feeds, machine, tmp_path, step=0.0)
+
+
+@EVERY
+def test_what_is_interpolated_is_rounded_again(machine: str, tmp_path: Path) -> None:
+    """A linear Resize between integers computes numbers, with the sum behind it."""
+    net, y = (
+        Network(),
+        grid(0.0517, 7),
+    )  # sixteenths of 0.04 would often fall on half a step of 0.05
+    names = net.input(1, 24, 5, 6), net.input(1, 24, 10, 12)
+    sizes = net.constant(np.array([1, 1, 2, 2], np.float32))
+    twice = net.node("Resize", net.pair(names[0], X), "", sizes, mode="linear")
+    out = net.pair(net.node("Add", twice, net.pair(names[1], OTHER)), y)
+    feeds = {names[0]: drawn(X, 1, 24, 5, 6), names[1]: drawn(OTHER, 1, 24, 10, 12)}
+    _equals_onnxruntime(net, out, (1, 24, 10, 12), feeds, machine, tmp_path, step=float(y.scale))
+
+
+@EVERY
+def test_classes_of_integers_are_computed_as_numbers(machine: str, tmp_path: Path) -> None:
+    net = Network()
+    name = net.input(1, 21, *SIZE)
+    out = net.pair(net.node("Softmax", net.pair(name, X), axis=1), grid(1 / 256, -128))
+    feeds = {name: drawn(X, 1, 21, *SIZE)}
+    _equals_onnxruntime(net, out, (1, 21, *SIZE), feeds, machine, tmp_path, step=1 / 256)
 
 
 @EVERY
