@@ -74,7 +74,7 @@ class Lowering:
         vectors_to_images(graph)
         rows_to_pixels(graph)
         self.products = take_products(graph)
-        picks_to_gathers(graph, CpuLayout(graph, machine.lanes))
+        picks_to_gathers(graph, lambda g: CpuLayout(g, machine.lanes))
         self.layout = CpuLayout(graph, machine.lanes)
         self.program = Program()
         self._images: dict[int, Image] = {}

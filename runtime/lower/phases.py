@@ -1,18 +1,21 @@
 """A transposed convolution as stride x stride plain ones, each of which makes every stride-th pixel.
 
-    y[Y] = sum over u of w[u] x[(Y + p - u) / s],   where s divides Y + p - u
+    y[Y] = sum over u of w[u] x[(Y + p - d u) / s],   where s divides Y + p - d u
 
-For Y = s k + a only the taps u = r, r + s, ... meet pixels, r = (a + p) mod s. With T of them,
+For Y = s k + a only the taps u = r, r + s / g, r + 2 s / g, ... meet pixels, with g = gcd(d, s) and r the
+first u for which s divides a + p - d u. With T of them, v the last,
 
-    y[s k + a] = sum over t < T of w[r + s (T - 1 - t)] x[k + t - P],   P = T - 1 - (a + p) div s
+    y[s k + a] = sum over t < T of w[v - (s / g) t] x[k + (d / g) t - P],   P = -(a + p - d v) / s
 
-which is a plain convolution of stride 1 with the padding P (that may be negative), in both directions.
+which is a plain convolution of stride 1 with the dilation d / g and the padding P (that may be negative),
+in both directions. Where there is no such tap, one of zero stands for it: the result is the bias.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -44,43 +47,55 @@ class Phase:
     def of(self, weight: Values) -> Values:
         """Its part of a weight (O, C, u, v)."""
         rows, columns = self.taps
-        return weight[:, :, list(rows)][:, :, :, list(columns)]
+        # The tap behind the last one is that of zero.
+        whole = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
+        return whole[:, :, list(rows)][:, :, :, list(columns)]
 
     def reach(self, image: Image) -> None:
         """Covers the border of the image that is read."""
-        (top, left), (high, wide) = self.window.pads, self.window.kernel
-        below = self.size[0] - 1 + high - top - image.height
-        beside = self.size[1] - 1 + wide - left - image.width
-        image.border.cover(max(0, top), max(0, below), max(0, left), max(0, beside))
+        window, size = self.window, (image.height, image.width)
+        reads = [
+            self.size[i] + (window.kernel[i] - 1) * window.dilation[i] - window.pads[i]
+            for i in range(2)
+        ]
+        below, beside = (max(0, r - n) for r, n in zip(reads, size, strict=True))
+        top, left = (max(0, p) for p in window.pads)
+        image.border.cover(top, below, left, beside)
 
 
 def phases(node: Node) -> list[Phase]:
     """The plain convolutions of a node for which `has_phases` holds."""
     shape = image_shape(node.outputs[0])
     assert shape is not None
-    kernel, strides = node.inputs[1].shape[2:], node.attrs.get("strides", (1, 1))
+    kernel = node.inputs[1].shape[2:]
+    strides, dilations = (
+        tuple(int(v) for v in node.attrs.get(name, (1, 1))) for name in ("strides", "dilations")
+    )
     lines = [
-        list(_lines(int(kernel[i]), int(strides[i]), pads_of(node)[i], shape[1 + i]))
+        list(_lines(int(kernel[i]), strides[i], dilations[i], pads_of(node)[i], shape[1 + i]))
         for i in range(2)
     ]
-    step = (int(strides[0]), int(strides[1]))
+    spread = (
+        (dilations[0] // gcd(dilations[0], strides[0])),
+        (dilations[1] // gcd(dilations[1], strides[1])),
+    )
     return [
         Phase(
-            Window((len(rows), len(columns)), pads=(above, before)),
+            Window((len(rows), len(columns)), dilation=spread, pads=(above, before)),
             (rows, columns),
-            Spread(step, (top, left)),
+            Spread((strides[0], strides[1]), (top, left)),
             (high, wide),
         )
         for (top, rows, above, high), (left, columns, before, wide) in product(*lines)
     ]
 
 
-def _lines(kernel: int, stride: int, pad: int, size: int) -> Any:
+def _lines(kernel: int, stride: int, dilation: int, pad: int, size: int) -> Any:
     """(first result, taps, padding, results) along one direction."""
     for first in range(min(stride, size)):
-        base, rest = divmod(first + pad, stride)
-        taps = tuple(range(rest, kernel, stride))[::-1]
-        yield first, taps, len(taps) - 1 - base, -(-(size - first) // stride)
+        taps = [u for u in range(kernel) if (first + pad - dilation * u) % stride == 0][::-1]
+        padding = -(first + pad - dilation * taps[0]) // stride if taps else 0
+        yield first, tuple(taps or [kernel]), padding, -(-(size - first) // stride)
 
 
 def has_phases(node: Node) -> bool:
@@ -91,12 +106,7 @@ def has_phases(node: Node) -> bool:
     if input_of(node, 2) is not None and input_value(node, 2) is None:
         return False
     told = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attrs
-    weight, strides = node.inputs[1].shape, node.attrs.get("strides", (1, 1))
-    is_plain = len(weight) == 4 and set(node.attrs.get("dilations", (1,))) == {1}
-    if not told or not is_plain or min(pads_of(node)) < 0:
-        return False
-    # A pixel that no tap meets would be the bias alone.
-    return all(int(k) >= int(s) for k, s in zip(weight[2:], strides, strict=True))
+    return told and len(node.inputs[1].shape) == 4 and min(pads_of(node)) >= 0
 
 
 def is_depthwise(node: Node) -> bool:

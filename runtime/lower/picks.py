@@ -9,6 +9,7 @@ out says which channel of x every channel of y is, or that pixels are mixed up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,18 +40,24 @@ _MOVES = (
 _LONGEST = 12  # nodes of a chain
 
 
-def picks_to_gathers(graph: Graph, layout: Layout) -> None:
-    """Rewrites what moves channels or takes every n-th pixel of images that are blocked in `layout`."""
-    for node in list(graph.nodes):
-        if is_op(node, *_MOVES) and layout.kind(node) is None:
-            for out in list(node.outputs):
-                _rewrite(graph, layout, out)
-    sweep(graph)
+def picks_to_gathers(graph: Graph, layout: Callable[[Graph], Layout]) -> None:
+    """Rewrites what moves channels or takes every n-th pixel of blocked images.
+
+    Images behind that are blocked from then on, and what moves those too: until nothing is left.
+    """
+    found = True
+    while found:
+        known, found = layout(graph), False
+        for node in list(graph.nodes):
+            if is_op(node, *_MOVES) and known.kind(node) is None:
+                for out in list(node.outputs):
+                    found |= _rewrite(graph, known, out)
+        sweep(graph)
 
 
-def _rewrite(graph: Graph, layout: Layout, out: Tensor) -> None:
+def _rewrite(graph: Graph, layout: Layout, out: Tensor) -> bool:
     if image_shape(out) is None:
-        return
+        return False
     strides = _strides(layout, out)
     chain = None if strides else _chain(layout, out)
     if strides is not None:
@@ -61,11 +68,12 @@ def _rewrite(graph: Graph, layout: Layout, out: Tensor) -> None:
         picks = add_constant(graph, f"{out.name}_channels", chain.picks)
         made = add_node(graph, "Gather", [chain.source, picks], like=out, attrs={"axis": 1})
     else:
-        return
+        return False
     maker = out.inputs[0]
     if len(maker.outputs) == 1:
         made.inputs[0].name, maker.name = maker.name, ""
     replace_uses(graph, out, made)
+    return True
 
 
 # --- every n-th pixel ---------------------------------------------------------------------------------
