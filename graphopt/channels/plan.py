@@ -42,6 +42,8 @@ class Plan:
         groups: convolution weight -> its number of groups after, where that is not 1.
         others: names that are constants of the graph but no parameters of the module it came from.
         share: whether weights read in several places stay shared (see Channels).
+        made: constants that the pruned graph has and the graph this plan is for has not: biases that
+            make up for what was removed.
         before, after: the costs, as far as known.
         settings: how the plan was made.
     """
@@ -51,6 +53,7 @@ class Plan:
     groups: Mapping[str, int] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     share: bool = True
+    made: tuple[str, ...] = ()
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -130,6 +133,8 @@ class Plan:
         keep = {name: dict(axes) for name, axes in self.keep.items()}
         shapes = dict(self.shapes)
         for name, axes in later.keep.items():
+            if name in self.made:
+                continue  # the model before both has none
             if name not in shapes:
                 shapes[name] = later.shapes[name]
             elif self._shape_after(name) != later.shapes[name]:
@@ -142,6 +147,7 @@ class Plan:
             keep=keep,
             shapes=shapes,
             groups={**self.groups, **later.groups},
+            made=tuple(dict.fromkeys((*self.made, *later.made))),
             before=self.before,
         )
 
@@ -197,6 +203,7 @@ class Plan:
             "share": self.share,
             "groups": dict(self.groups),
             "others": list(self.others),
+            "made": list(self.made),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "keep": {
                 n: {str(a): list(k) for a, k in axes.items()} for n, axes in self.keep.items()
@@ -270,6 +277,7 @@ def _checked(content: Mapping[str, Any]) -> Plan:
         groups={str(n): int(g) for n, g in content["groups"].items()},
         others=tuple(str(n) for n in content["others"]),
         share=bool(content["share"]),
+        made=tuple(str(n) for n in content.get("made", ())),
         before={str(k): float(v) for k, v in content["before"].items()},
         after={str(k): float(v) for k, v in content["after"].items()},
         settings=dict(content["settings"]),

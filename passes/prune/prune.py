@@ -21,7 +21,7 @@ from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import BudgetError, UsageError
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Constant, Graph
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
@@ -158,7 +158,10 @@ class Prune(Pass):
             if after < before:
                 context.rewrote(name, f"{before} -> {after} channels")
         if mend is not None:
+            known = set(graph.tensors())
             context.rewrote("graph", mend())
+            biases = tuple(sorted(_constants(graph) - known))
+            context.facts["plan"] = dataclasses.replace(context.facts["plan"], made=biases)
         if self.recalibration:
             context.rewrote("graph", self._recalibrated(graph))
 
@@ -304,6 +307,10 @@ class Prune(Pass):
         from graphopt.oracle import Oracle
 
         return [s.feeds for s in Oracle(graph).samples]
+
+
+def _constants(graph: Graph) -> set[str]:
+    return {name for name, t in graph.tensors().items() if isinstance(t, Constant)}
 
 
 def _why(held: Vector, of: int, reason: Any) -> str:

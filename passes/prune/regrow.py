@@ -77,7 +77,8 @@ class Regrow(Pass):
         worth = self._scores(Channels(teacher.copy(), share=plan.share))
         back = self._chosen(channels, removed, worth)
         left = np.setdiff1d(removed, back)
-        smaller = _about(teacher, Plan.removing(channels, left, settings=plan.settings))
+        smaller = Plan.removing(channels, left, settings=plan.settings)
+        smaller = _about(teacher, smaller, _made_since(full, teacher))
         context.facts["plan"] = smaller
         context.facts["since_teacher"] = smaller
         context.facts["channels"] = layer_widths(channels, left)
@@ -173,11 +174,17 @@ def widened(student: Graph, plan: Plan, teacher: Graph) -> tuple[Graph, Plan]:
     return full, _with_biases(student, plan, full)
 
 
-def _about(teacher: Graph, plan: Plan) -> Plan:
-    """What a plan says of the teacher's constants: biases that the student got are not among them."""
+def _made_since(student: Graph, teacher: Graph) -> tuple[str, ...]:
+    """Constants that the teacher has not."""
+    known, own = teacher.tensors(), student.tensors()
+    return tuple(sorted(n for n, t in own.items() if isinstance(t, Constant) and n not in known))
+
+
+def _about(teacher: Graph, plan: Plan, made: tuple[str, ...]) -> Plan:
+    """What a plan says of the teacher's constants: those made since are not among them."""
     known = teacher.tensors()
     keep = {name: axes for name, axes in plan.keep.items() if name in known}
-    return replace(plan, keep=keep, shapes={n: plan.shapes[n] for n in keep})
+    return replace(plan, keep=keep, shapes={n: plan.shapes[n] for n in keep}, made=made)
 
 
 def _scattered(whole: Any, values: Any, keep: Any) -> Any:

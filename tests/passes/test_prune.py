@@ -196,6 +196,26 @@ def test_a_saved_plan_does_the_same_again(tmp_path: Any) -> None:
         pruned(RESIDUAL, plan=str(path), macs="0.5")
 
 
+def test_rounds_that_give_layers_biases_tell_a_plan_for_the_network_without_them() -> None:
+    """Linear compensation gives the second convolution a bias, which the next round prunes too."""
+    graph = graph_from("""(float[N,3,8,8] x) => (float[N,6] y)
+        <float[16,3,3,3] w1, float[16] b1, float[16,16,3,3] w2, float[16,16,3,3] w3, float[6,16] f>
+        { c1 = Conv <pads = [1,1,1,1]> (x, w1, b1)  r1 = Relu (c1)  c2 = Conv <pads = [1,1,1,1]> (r1, w2)
+          r2 = Relu (c2)  c3 = Conv <pads = [1,1,1,1]> (r2, w3)  r3 = Relu (c3)
+          p = GlobalAveragePool (r3)  q = Flatten (p)  y = Gemm <transB = 1> (q, f) }""")
+    images = np.random.default_rng(2).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    how = {"data": [images], "compensation": "linear", "importance": "l2", "floor": 0.0}
+    outcome = pruned(graph, channels="0.4", rounds="3", multiple="2", **how)
+    plan = outcome.results[0].facts["plan"]
+    names = {n for n, t in graph.tensors().items() if hasattr(t, "values")}
+    assert set(plan.keep) <= names
+    assert plan.made
+    assert not set(plan.made) & names
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert cost_of(again.apply(graph)).macs == cost_of(outcome.graph).macs
+
+
 def test_rounds_reach_the_same_budget_and_tell_one_plan() -> None:
     graph = graph_from(CHAIN)
     outcome = pruned(graph, macs="0.4", rounds="3", multiple="4")
