@@ -2,11 +2,12 @@
 
     conv(pad(x, p), pads=q) == conv(x, pads=p+q)          zeros
     average_pool(pad(x, p)) == average_pool(x, pads=p, count_include_pad=1)      zeros, no padding yet
-    max_pool(pad(x, p), pads=q) == max_pool(x, pads=p+q)  minus infinity, or zeros and x >= 0
+    max_pool(pad(x, p), pads=q) == max_pool(x, pads=p+q)  minus infinity, the edge, or zeros and x >= 0
 
 A MaxPool pads with minus infinity: folding zeros into it is wrong where x is negative (ONNX Runtime
 1.31 does it by default). It is right where x is known not to be negative, behind a Relu say, and
-every window sees at least one real element. Not handled: ceil_mode, auto_pad, negative padding.
+every window sees at least one real element. The values of the edge are in such a window already. Not
+handled: ceil_mode, auto_pad, negative padding.
 """
 
 from __future__ import annotations
@@ -82,9 +83,7 @@ def spatial_padding(pad: Node) -> tuple[list[int], list[int]]:
 
 
 def why_not_spatial(pad: Node) -> str | None:
-    """The reason the Pad is no constant padding of spatial axes, or None."""
-    if pad.attrs.get("mode", "constant") != "constant":
-        return f"it pads by {pad.attrs['mode']}, which no convolution does"
+    """The reason the Pad is no padding of spatial axes that is known now, or None."""
     pads, rank = input_value(pad, 1), rank_of(pad.inputs[0])
     if rank is None:
         return "how many dimensions it pads is not known"
@@ -112,6 +111,9 @@ def why_not_padded(graph: Graph, reader: Node) -> str | None:
 
 def why_not_equal(pad: Node, reader: Node) -> str | None:
     """The reason the reader's own padding is not the Pad's, or None."""
+    mode = str(pad.attrs.get("mode", "constant"))
+    if mode != "constant" and not (mode == "edge" and reader.op == "MaxPool"):
+        return f"it pads by {mode}, which {reader.op} does not"
     value = input_value(pad, 2)
     fill = 0.0 if value is None else float(np.asarray(value).reshape(-1)[0])
     begins, ends = spatial_padding(pad)
@@ -124,7 +126,7 @@ def why_not_equal(pad: Node, reader: Node) -> str | None:
         return "some windows would see padding only"
     if reader.op == "AveragePool":
         return _average_differs(fill, reader)
-    if np.isneginf(fill) or fill <= np.finfo(np.float32).min:
+    if mode == "edge" or np.isneginf(fill) or fill <= np.finfo(np.float32).min:
         return None
     if fill == 0 and never_negative(pad.inputs[0]):
         return None

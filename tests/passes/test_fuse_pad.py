@@ -23,6 +23,8 @@ FOLDS = {
     "max_pool_minus_infinity": """(float[1,3,8,8] x) => (float[1,3,8,8] y)
         <int64[8] p = {0,0,1,1,0,0,1,1}, float low = {-inf}>
         { q = Pad (x, p, low)  y = MaxPool <kernel_shape = [3,3]> (q) }""",
+    "max_pool_of_the_edge": """(float[1,3,8,8] x) => (float[1,3,8,9] y) <int64[8] p = {0,0,0,2,0,0,1,1}>
+        { q = Pad <mode = "edge"> (x, p)  y = MaxPool <kernel_shape = [2,3]> (q) }""",
     "max_pool_after_relu": """(float[1,3,8,8] x) => (float[1,3,8,8] y) <int64[8] p = {0,0,0,0,0,0,1,1}>
         { r = Relu (x)  q = Pad (r, p)  y = MaxPool <kernel_shape = [2,2]> (q) }""",
 }
@@ -57,6 +59,21 @@ REFUSALS = {
         """(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,3,3] w, int64[8] p = {0,0,1,1,0,0,1,1}>
         { q = Pad <mode = "reflect"> (x, p)  y = Conv (q, w) }""",
         "reflect",
+    ),
+    "max_pool_reflected": (
+        """(float[1,3,8,8] x) => (float[1,3,8,8] y) <int64[8] p = {0,0,0,0,0,0,1,1}>
+        { q = Pad <mode = "reflect"> (x, p)  y = MaxPool <kernel_shape = [2,2]> (q) }""",
+        "reflect",
+    ),
+    "edge_of_a_convolution": (
+        """(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,3,3] w, int64[8] p = {0,0,1,1,0,0,1,1}>
+        { q = Pad <mode = "edge"> (x, p)  y = Conv (q, w) }""",
+        "edge",
+    ),
+    "windows_of_the_edge_only": (
+        """(float[1,3,8,8] x) => (float[1,3,8,11] y) <int64[8] p = {0,0,0,2,0,0,1,2}>
+        { q = Pad <mode = "edge"> (x, p)  y = MaxPool <kernel_shape = [2,2]> (q) }""",
+        "padding only",
     ),
     "fills_with_one": (
         """(float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,3,3] w, int64[8] p = {0,0,1,1,0,0,1,1}, float one = {1.0}>
