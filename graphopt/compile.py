@@ -19,7 +19,8 @@ from graphopt.frontends.onnx_file import load
 from graphopt.ir.graph import Graph
 from graphopt.judge import TOLERANCE, Judge
 from graphopt.oracle import Oracle
-from graphopt.pass_base import Pass
+from graphopt.pass_base import Context, Pass
+from graphopt.passes.quantize.to_float32 import ToFloat32
 from graphopt.pipeline import Pipeline, Progress, silent
 from graphopt.registry import LOWERING, default_passes, pass_class
 from graphopt.runtime.board import Target
@@ -120,6 +121,7 @@ def compile_file(
     clock.enter("loading")
     graph = load(source)
     fix_sizes(graph, sizes)
+    notes += _widened(graph)
     clock.enter("running the reference")
     oracle = _reference(graph, source)
     judge = Judge(target, tools, graph, oracle, verify, used)
@@ -225,6 +227,15 @@ def _reference(graph: Graph, source: Path) -> Oracle:
         return Oracle(graph)
     except RunError as error:
         raise VerificationError(f"{source}: nothing can be proven about it: {error}") from error
+
+
+def _widened(graph: Graph) -> list[str]:
+    """Makes a graph in half precision one of float32, which everything here begins with; what to tell."""
+    context = Context()
+    ToFloat32().run(graph, context)
+    if context.rewrites:
+        return ["the file holds float16, read as float32; --precision float16 computes in it"]
+    return [f"{note.where}: {note.what}" for note in context.refusals]
 
 
 def _run(

@@ -67,6 +67,7 @@ _OURS = {
     "absorb-bias": f"{_QUANTIZE}.absorb_bias:AbsorbBias",
     "to-float16": f"{_QUANTIZE}.to_float16:ToFloat16",
     "to-bfloat16": f"{_QUANTIZE}.to_bfloat16:ToBfloat16",
+    "to-float32": f"{_QUANTIZE}.to_float32:ToFloat32",
     "smooth": f"{_QUANTIZE}.smooth:Smooth",
     "insert-fake-quant": "graphopt.passes.quantize.insert_fake_quant:InsertFakeQuant",
     "adaround": f"{_QUANTIZE}.adaround:Adaround",
