@@ -234,7 +234,7 @@ def _widened(graph: Graph) -> list[str]:
     context = Context()
     ToFloat32().run(graph, context)
     if context.rewrites:
-        return ["the file holds float16, read as float32; --precision float16 computes in it"]
+        return ["the file holds float16: inputs, outputs and weights are read as float32"]
     return [f"{note.where}: {note.what}" for note in context.refusals]
 
 
