@@ -91,6 +91,29 @@ def test_words_stand_for_the_settings_of_the_scale(file: Path) -> None:
     assert recipe.stages[1].passes[0]["data"] == "$images"
 
 
+def test_words_inside_tables_are_replaced_and_their_options_checked(file: Path) -> None:
+    """A pass may be given other passes' options as tables: rounds of pruning and training."""
+    rounds = """
+[[stage.pass]]
+name = "prune-recover"
+rounds = 2
+data = "$images"
+prune = { macs = "60%", importance = "fpgm" }
+recover = { epochs = 1, labels = "$train", recipe = "$training" }
+"""
+    once = 'pass = [{ name = "prune", macs = "60%", importance = "fpgm", data = "$images" }]'
+    file.write_text(TEXT.replace(once, rounds))
+    table = read_recipe(file, "small").stages[1].passes[0]
+    assert table["recover"]["labels"] == "shapes:train,count=16,size=64"
+    assert table["recover"]["recipe"] == "batch=8 workers=0 lr=0.01"
+    found = run(file, stages=["pruned"])[-1]
+    assert len(found["training"]) == 2
+    assert found["cost"]["macs"] < 0.62 * run(file, stages=["base"])[-1]["cost"]["macs"]
+    file.write_text(TEXT.replace(once, rounds.replace("importance", "importence")))
+    with pytest.raises(UsageError, match="importance"):
+        read_recipe(file, "small")
+
+
 def test_a_stage_needs_what_it_comes_from(file: Path) -> None:
     recipe = read_recipe(file, "small")
     assert [s.name for s in recipe.needed(["pruned"])] == ["base", "pruned"]

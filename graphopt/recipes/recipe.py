@@ -34,9 +34,10 @@
     worse = "finetuned"
     within = 0                      # points that `better` may be behind and the claim holds
 
-A value "$word" is replaced as a whole; `$images` are the images of the training set without their
-labels. A stage may have a `network` of its own in place of some of these keys (a narrower student),
-name `boards` it is compiled for, and say `ablation = true` when it is there to be compared with.
+A value "$word" is replaced as a whole, in lists and in the tables of `prune-recover` too; `$images` are
+the images of the training set without their labels. A stage may have a `network` of its own in place of
+some of these keys (a narrower student), name `boards` it is compiled for, and say `ablation = true` when it
+is there to be compared with.
 """
 
 from __future__ import annotations
@@ -260,6 +261,8 @@ class _Reader:
     def replaced(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self.replaced(v) for v in value]
+        if isinstance(value, dict):
+            return {k: self.replaced(v) for k, v in value.items()}
         if not (isinstance(value, str) and value.startswith("$")) or value == IMAGES:
             return value
         name = value[1:]

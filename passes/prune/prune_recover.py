@@ -50,7 +50,13 @@ class PruneRecover(Pass):
     data: Any = None  # images without labels, for both
     preprocess: str = ""
     folder: str = ""  # for checkpoints; an interrupted run found there goes on
+    device: str = "auto"
     watch: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # What cannot be meant is told of before anything is trained.
+        self._wanted()
+        self._training()
 
     def run(self, graph: Graph, context: Context) -> None:
         wanted = self._wanted()
@@ -95,15 +101,20 @@ class PruneRecover(Pass):
 
     def _rounds(self, wanted: Prune, graph: Graph) -> list[tuple[Prune, Recover]]:
         """What every round prunes and how it trains."""
-        more = self._images() if self.watch is None else {**self._images(), "watch": self.watch}
-        training = _made(Recover.with_recipe, self.recover, more, "recover")
-        if self.rounds < 1:
-            raise UsageError(f"prune-recover: rounds={self.rounds} is not a number from 1 on")
-        found = []
+        training, found = self._training(), []
         for number, step in enumerate(wanted.steps(graph, self.rounds), 1):
             folder = str(Path(self.folder) / f"round{number}") if self.folder else ""
             found.append((step, dataclasses.replace(training, folder=folder or training.folder)))
         return found
+
+    def _training(self) -> Recover:
+        if self.rounds < 1:
+            raise UsageError(f"prune-recover: rounds={self.rounds} is not a number from 1 on")
+        more = {**self._images(), "device": self.device}
+        if self.watch is not None:
+            more["watch"] = self.watch
+        made: Recover = _made(Recover.with_recipe, self.recover, more, "recover")
+        return made
 
     def _images(self) -> dict[str, Any]:
         images = {} if self.data is None else {"data": self.data}
