@@ -49,8 +49,8 @@ class ExplicitPadding(Pass):
             if reason:
                 context.refused(node, reason)
                 continue
-            upper = how != "SAME_UPPER" if is_transposed else how == "SAME_LOWER"
-            pads = [_halves(max(m or 0, 0), larger_before=upper) for m in missing]
+            before = how != "SAME_UPPER" if is_transposed else how == "SAME_LOWER"
+            pads = [_halves(max(m or 0, 0), larger_before=before) for m in missing]
             node.attrs["pads"] = [b for b, _ in pads] + [a for _, a in pads]
             for name in ("auto_pad", "output_shape"):
                 node.attrs.pop(name, None)
