@@ -76,6 +76,7 @@ _OURS = {
     "qat": f"{_QUANTIZE}.qat:Qat",
     "quantize-constants": "graphopt.passes.quantize.quantize_constants:QuantizeConstants",
     "lower-batchnorm": "graphopt.passes.lower.lower_batchnorm:LowerBatchnorm",
+    "lower-scatter": "graphopt.passes.lower.lower_scatter:LowerScatter",
     "lower-opset": "graphopt.passes.lower.lower_opset:LowerOpset",
 }
 PASSES: Classes[Pass] = Classes("pass", _OURS)
@@ -119,7 +120,7 @@ DEFAULT: tuple[str, ...] = (
 )
 
 # What a graph goes through before it is compiled, after all else.
-LOWERING: tuple[str, ...] = ("lower-batchnorm",)
+LOWERING: tuple[str, ...] = ("lower-batchnorm", "lower-scatter")
 
 
 def register(pass_class: type[Pass]) -> type[Pass]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from graphopt.errors import UnsupportedError
 from graphopt.ir.graph import Graph
 from graphopt.runtime.board import Target
 from graphopt.runtime.codegen import object_file
@@ -42,9 +44,33 @@ class Compiled:
     symbols: Mapping[Kernel, str]
 
     def write_object(self, path: Path, triple: str | None = None) -> None:
-        """Compiles all kernels to one object file for the target, or another of its ABIs."""
+        """Compiles all kernels to one object file for the target, or another of its ABIs.
+
+        Raises:
+            UnsupportedError: an operator of which TVM makes what LLVM cannot compile.
+        """
         functions = {name: kernel.build(name) for kernel, name in self.symbols.items()}
-        object_file(functions, llvm_target(self.target, triple), path)
+        llvm = llvm_target(self.target, triple)
+        try:
+            object_file(functions, llvm, path)
+        except RuntimeError as error:  # TVM's InternalError, which names no node
+            raise self._named(error, llvm, path) from error
+
+    def _named(self, error: RuntimeError, llvm: Mapping[str, Any], path: Path) -> Exception:
+        """The error with the node whose function it is about; the error itself where it is ours."""
+        for step in self.program.steps:
+            if step.ranged:
+                continue
+            name = self.symbols[step.kernel]
+            try:
+                object_file({name: step.kernel.build(name)}, llvm, path)
+            except RuntimeError as own:
+                path.unlink(missing_ok=True)
+                words = str(own).strip().splitlines()[-1]
+                return UnsupportedError(
+                    f"{step.what}: LLVM cannot compile what TVM makes of it ({words})"
+                )
+        return error
 
 
 def compile_graph(

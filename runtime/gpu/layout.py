@@ -15,7 +15,7 @@ class GpuLayout(Layout):
         kind = super()._kind(node)
         if kind is None and is_op(node, "ConvTranspose") and transposed_window(node) is not None:
             return "transposed"
-        if kind is None and is_op(node, "Resize") and id(node.inputs[0]) in self.blocked:
+        if kind is None and is_op(node, "Resize") and node.attrs.get("mode") == "linear":
             return "interpolate" if interpolation(node) is not None else None
         return kind
 

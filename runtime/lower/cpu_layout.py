@@ -35,10 +35,10 @@ class CpuLayout(Layout):
             if self._is_over_channels(node, int(axis)):
                 return "channel-softmax"
             return "rows-softmax" if _is_last(node, int(axis), self.lanes) else None
-        if not is_op(node, "Gather", "Pad", "Resize") or id(node.inputs[0]) not in self.blocked:
-            return None
-        if node.op == "Resize":
+        if is_op(node, "Resize"):
             return "interpolate" if interpolation(node) is not None else None
+        if not is_op(node, "Gather", "Pad") or id(node.inputs[0]) not in self.blocked:
+            return None
         if node.op == "Gather":
             return "pick" if _takes_channels(node) else None
         return "pad" if pads_of_channels(node) is not None else None

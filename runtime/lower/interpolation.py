@@ -1,13 +1,14 @@
-"""Where the pixels of a linearly resized image lie between those of the image."""
+"""Which pixels of an image those of a resized one lie at, or between."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from graphopt.ir.graph import Node, input_value
+from graphopt.ir.graph import Node, input_of, input_value
 from graphopt.runtime.lower.layout import image_shape
 
 # What ONNX calls ways to say where the pixels of a result lie.
@@ -23,12 +24,14 @@ class Axis:
         small: pixels of the image.
         large: pixels of the result.
         scale: as it is given; not always the ratio of the two.
+        nearest: nearest_mode of ONNX where pixels are taken as they are, "" where they are interpolated.
     """
 
     how: str
     small: int
     large: int
     scale: float
+    nearest: str = ""
 
     @property
     def line(self) -> tuple[float, float]:
@@ -42,27 +45,64 @@ class Axis:
 
     def neighbours(self) -> tuple[Any, Any]:
         """(large, 2) pixels before and behind each of the result, and (large,) shares of the latter."""
+        if self.nearest:
+            at = np.clip(_ROUND[self.nearest](self._places()), 0, self.small - 1).astype(np.int32)
+            return np.stack([at, at], 1), np.zeros(self.large)
         first, step = self.line
         at = np.clip(np.arange(self.large) * step + first, 0, self.small - 1)
         before = at.astype(np.int32)
         behind = np.minimum(before + 1, self.small - 1)
         return np.stack([before, behind], 1), at - before
 
+    def _places(self) -> Any:
+        """Where pixels lie, rounded as ONNX Runtime rounds: what is nearest may hang on the last bit."""
+        one = np.float32
+        index, scale = np.arange(self.large, dtype=one), one(self.scale)
+        if self.how == "align_corners":
+            last = max(self.large - 1, 1)
+            return index * one(self.small - 1) / one(last)
+        if self.how == "asymmetric" or (self.how == "pytorch_half_pixel" and self.large == 1):
+            return index / scale if self.how == "asymmetric" else index * one(0)
+        return (index + one(0.5)) / scale - one(0.5)
+
+
+_ROUND: dict[str, Callable[[Any], Any]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda at: np.ceil(at - np.float32(0.5)),
+    "round_prefer_ceil": lambda at: np.floor(at + np.float32(0.5)),
+}
+
 
 def interpolation(node: Node) -> tuple[Axis, Axis] | None:
-    """How a linear Resize of an image goes along rows and columns, or None where it does something else."""
+    """How a Resize of an image goes along rows and columns, or None where it does something else."""
     image, made = image_shape(node.inputs[0]), image_shape(node.outputs[0])
     how = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
+    mode = str(node.attrs.get("mode", "nearest"))
+    nearest = str(node.attrs.get("nearest_mode", "round_prefer_floor")) if mode == "nearest" else ""
     if image is None or made is None or image[0] != made[0] or how not in CENTRES:
         return None
-    if node.attrs.get("mode", "nearest") != "linear" or node.attrs.get("antialias", 0):
+    if mode not in ("nearest", "linear") or node.attrs.get("antialias", 0):
         return None
-    if "axes" in node.attrs or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
-    scales = input_value(node, 2)
-    if scales is None or not scales.size:
-        given = [made[i] / image[i] for i in (1, 2)]
-    else:
-        given = [float(s) for s in scales.reshape(-1)[2:]]
-    down, right = (Axis(how, image[i], made[i], given[i - 1]) for i in (1, 2))
+    scales = _scales(node, image, made)
+    if scales is None:
+        return None
+    down, right = (Axis(how, image[i], made[i], scales[i - 1], nearest) for i in (1, 2))
     return down, right
+
+
+def _scales(
+    node: Node, image: tuple[int, int, int], made: tuple[int, int, int]
+) -> list[float] | None:
+    """Those of rows and columns: what is given, or what the sizes come to; None where run time tells."""
+    given = input_of(node, 2)
+    if given is None or given.shape == [0] or given.shape == (0,):
+        return [made[i] / image[i] for i in (1, 2)]
+    values = input_value(node, 2)
+    if values is None:
+        return None
+    axes = [int(a) % 4 for a in node.attrs.get("axes", range(4))]
+    known = dict(zip(axes, (float(v) for v in values.reshape(-1)), strict=True))
+    return [known.get(axis, 1.0) for axis in (2, 3)]

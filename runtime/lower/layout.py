@@ -113,7 +113,16 @@ def _dense(node: Node, lanes: int) -> Kind | None:  # noqa: ARG001
 def _pool(node: Node, lanes: int) -> Kind | None:  # noqa: ARG001
     if not _is_image_node(node) or len(node.outputs) > 1 or window_of(node) is None:
         return None
-    return "pool" if node.op == "MaxPool" or _has_whole_windows(node) else None
+    if node.op == "MaxPool":
+        return "pool" if _is_inside(node) else None
+    return "pool" if _has_whole_windows(node) else None
+
+
+def _is_inside(node: Node) -> bool:
+    """Whether the pixel nearest to one outside is in the same window: always, but for windows with gaps."""
+    window = window_of(node)
+    assert window is not None
+    return window.dilation == (1, 1) or (not any(pads_of(node)) and _has_whole_windows(node))
 
 
 def _has_whole_windows(node: Node) -> bool:
@@ -251,8 +260,8 @@ class Layout:
             made = rounding_of(node.outputs[0])
             return "unround" if made is not None and self._kinds.get(id(made)) else None
         kind = kind_of(node, self.lanes)
-        # What only moves images has to be given at least one.
-        if kind in ("concat", "pieces", "enlarge", "pool", "image-pool"):
+        # What only moves images has to be given at least one; what makes others of them pays anyway.
+        if kind in ("concat", "pieces"):
             inputs = node.inputs if kind == "concat" else node.inputs[:1]
             if not any(id(t) in self.blocked for t in inputs):
                 return None
