@@ -47,10 +47,11 @@ def test_an_operator_between_images_in_half(name: str, machine: str, tmp_path: P
     names = [net.input(1, 24, *SIZE) for _ in range(2 if name in ("add", "mul", "concat") else 1)]
     grids = [X, OTHER][: len(names)]
     ins = [net.pair(n, g) for n, g in zip(names, grids, strict=True)]
-    if name in ("conv", "depthwise"):
+    if name in ("conv", "depthwise", "grouped"):
         shape, attrs = {
             "conv": ((21, 24, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
             "depthwise": ((24, 1, 3, 3), {"pads": [1, 1, 1, 1], "group": 24}),
+            "grouped": ((12, 4, 3, 3), {"pads": [1, 1, 1, 1], "group": 6}),
         }[name]
         made = net.conv(ins[0], X, shape, **attrs)
         w, bias = net.last
