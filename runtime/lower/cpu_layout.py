@@ -68,12 +68,7 @@ def _is_rows_product(node: Node, lanes: int) -> bool:
     """Whether a MatMul is of two computed matrices, or a batch of them, that lie row by row."""
     shapes = [static_shape(t) for t in node.inputs]
     made = static_shape(node.outputs[0])
-    if (
-        made is None
-        or 0 in made
-        or made[-1] < lanes
-        or any(s is None or len(s) < 2 for s in shapes)
-    ):
+    if not made or 0 in made or made[-1] < lanes or any(s is None or len(s) < 2 for s in shapes):
         return False
     batches = [math.prod(s[:-2]) for s in shapes if s is not None]
     is_number = all(np.dtype(t.dtype) == np.float32 for t in node.inputs)

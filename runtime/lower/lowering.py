@@ -214,7 +214,7 @@ class Lowering:
             return self._plain[id(tensor)]
         values = getattr(tensor, "values", None)
         if values is not None:
-            self._plain[id(tensor)] = self.constant(("plain", id(tensor)), lambda: values, tensor)
+            self.hold(tensor, values)
             return self._plain[id(tensor)]
         image = self.image(tensor)
         place = Place(Memory(f"{tensor.name} plain", self._size(tensor)))
@@ -231,6 +231,10 @@ class Lowering:
         """Memory for a tensor row by row."""
         self._plain[id(tensor)] = Place(Memory(tensor.name, self._size(tensor)))
         return self._plain[id(tensor)]
+
+    def hold(self, tensor: Tensor, values: Any) -> None:
+        """Says that a plain tensor is a constant."""
+        self._plain[id(tensor)] = self.constant(("plain", id(tensor)), lambda: values, tensor)
 
     def alias(self, tensor: Tensor, other: Tensor) -> None:
         """Says that a plain tensor is another one with another shape."""

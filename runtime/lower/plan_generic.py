@@ -35,6 +35,15 @@ def refuse_unseen_indices(node: Node) -> None:
         )
 
 
+def plan_constant(lowering: Lowering, node: Node) -> None:
+    """A Constant node, which stands where a graph's output is known."""
+    ((name, value),) = node.attrs.items()
+    made = node.outputs[0]
+    dtype = np.dtype(made.dtype)
+    values = value.values if name == "value" else np.array(value, dtype)
+    lowering.hold(made, np.asarray(values, dtype))
+
+
 def plan_generic(lowering: Lowering, node: Node) -> None:
     refuse_unseen_indices(node)
     # First, for they refuse what has no fixed size.

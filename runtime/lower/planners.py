@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from graphopt.ir.graph import is_op
 from graphopt.runtime.lower.fuse import Region
 from graphopt.runtime.lower.layout import ROWS
 from graphopt.runtime.lower.lowering import Lowering, is_alias
-from graphopt.runtime.lower.plan_generic import plan_alias, plan_generic
+from graphopt.runtime.lower.plan_generic import plan_alias, plan_constant, plan_generic
 from graphopt.runtime.lower.plan_images import (
     plan_channel_softmax,
     plan_concat,
@@ -66,5 +67,7 @@ def plan(lowering: Lowering, region: Region) -> None:
         plan_pointwise(lowering, region)
     elif is_alias(node):
         plan_alias(lowering, node)
+    elif is_op(node, "Constant"):
+        plan_constant(lowering, node)
     else:
         plan_generic(lowering, node)

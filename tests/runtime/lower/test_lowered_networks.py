@@ -121,6 +121,12 @@ NETWORKS = {
           g = Sigmoid (a)  h = Exp (e)  i = Mul (h, k)  j = Sigmoid (o)  m = Concat <axis = 4> (g, i, j)  y = Reshape (m, f) }""",
         {DirectConv: 1},
     ),
+    "known_outputs": (
+        """(float[2,3] x) => (float[2,3] y, int64[2] shape, float[2] priors)
+        { y = Relu (x)  shape = Constant <value_ints = [2, 3]> ()  priors = Constant <value_floats = [0.5, 2.0]> () }""",
+        {},
+    ),
+    "one_number": ("(float[8] x, float[8] z) => (float y) { y = MatMul (x, z) }", {}),
     "an_input_is_an_output": ("(float[2,3] x) => (float[2,3] x) { }", {}),
     "grouped": (
         """(float[1,32,5,5] x) => (float[1,32,5,5] y) <float[32,16,3,3] w>
