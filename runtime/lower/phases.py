@@ -75,13 +75,10 @@ def phases(node: Node) -> list[Phase]:
         list(_lines(int(kernel[i]), strides[i], dilations[i], pads_of(node)[i], shape[1 + i]))
         for i in range(2)
     ]
-    spread = (
-        (dilations[0] // gcd(dilations[0], strides[0])),
-        (dilations[1] // gcd(dilations[1], strides[1])),
-    )
+    down, right = (d // gcd(d, s) for d, s in zip(dilations, strides, strict=True))
     return [
         Phase(
-            Window((len(rows), len(columns)), dilation=spread, pads=(above, before)),
+            Window((len(rows), len(columns)), dilation=(down, right), pads=(above, before)),
             (rows, columns),
             Spread((strides[0], strides[1]), (top, left)),
             (high, wide),
