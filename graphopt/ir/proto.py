@@ -231,7 +231,7 @@ def _write_attribute(attributes: Any, name: str, value: Any) -> None:
         attributes.add(name=name, i=value, type=_KINDS.INT)
     elif type(value) is float:
         attributes.add(name=name, f=value, type=_KINDS.FLOAT)
-    elif type(value) is list and value == [] and name == "value_floats":
+    elif type(value) is list and not value and name == "value_floats":
         attributes.add(name=name, type=_KINDS.FLOATS)  # nothing in it says of what it is a list
     elif type(value) is list and all(type(v) is int for v in value):
         attributes.add(name=name, ints=value, type=_KINDS.INTS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from graphopt.channels.groups import Channels
 from graphopt.channels.labels import Vector
 from graphopt.channels.plan import Plan
-from graphopt.ir.graph import Graph, label
+from graphopt.ir.graph import Constant, Graph, label
 from graphopt.passes.prune.allocation import layers_of
 
 
@@ -47,6 +48,12 @@ def group_map(channels: Channels, removed: Vector) -> list[dict[str, Any]]:
         }
         for group, layers in zip(channels.groups, layers_of(channels), strict=True)
     ]
+
+
+def made_since(graph: Graph, known: Container[str]) -> tuple[str, ...]:
+    """The constants of a graph that have none of these names: biases that make up for what is gone."""
+    own = graph.tensors()
+    return tuple(sorted(n for n, t in own.items() if isinstance(t, Constant) and n not in known))
 
 
 def groups_after(graph: Graph, plan: Plan) -> dict[str, int]:

@@ -21,7 +21,7 @@ from graphopt.channels.labels import Floats, Vector
 from graphopt.channels.plan import Plan
 from graphopt.channels.removal import remove
 from graphopt.errors import BudgetError, UsageError
-from graphopt.ir.graph import Constant, Graph
+from graphopt.ir.graph import Graph
 from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune import sensitivity
@@ -29,7 +29,7 @@ from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.allocation import layers_of, shares
 from graphopt.passes.prune.budget import Budget
 from graphopt.passes.prune.choose import Choice, Wishes, choose
-from graphopt.passes.prune.facts import add_up, group_map, groups_after, layer_widths
+from graphopt.passes.prune.facts import add_up, group_map, groups_after, layer_widths, made_since
 from graphopt.passes.prune.mend import mending, mode_of
 from graphopt.passes.prune.proof import RTOL, prove
 from graphopt.passes.prune.recalibrate import recalibrate
@@ -160,7 +160,7 @@ class Prune(Pass):
         if mend is not None:
             known = set(graph.tensors())
             context.rewrote("graph", mend())
-            biases = tuple(sorted(_constants(graph) - known))
+            biases = made_since(graph, known)
             context.facts["plan"] = dataclasses.replace(context.facts["plan"], made=biases)
         if self.recalibration:
             context.rewrote("graph", self._recalibrated(graph))
@@ -307,10 +307,6 @@ class Prune(Pass):
         from graphopt.oracle import Oracle
 
         return [s.feeds for s in Oracle(graph).samples]
-
-
-def _constants(graph: Graph) -> set[str]:
-    return {name for name, t in graph.tensors().items() if isinstance(t, Constant)}
 
 
 def _why(held: Vector, of: int, reason: Any) -> str:

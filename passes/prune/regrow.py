@@ -41,7 +41,7 @@ from graphopt.ir.shapes import infer_shapes
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.prune.account import Account, Totals
 from graphopt.passes.prune.budget import Budget
-from graphopt.passes.prune.facts import group_map, groups_after, layer_widths
+from graphopt.passes.prune.facts import group_map, groups_after, layer_widths, made_since
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,8 @@ class Regrow(Pass):
         worth = self._scores(Channels(teacher.copy(), share=plan.share))
         back = self._chosen(channels, removed, worth)
         left = np.setdiff1d(removed, back)
-        smaller = Plan.removing(channels, left, settings=plan.settings)
-        smaller = _about(teacher, smaller, _made_since(full, teacher))
-        context.facts["plan"] = smaller
-        context.facts["since_teacher"] = smaller
+        smaller = _about(teacher, full, Plan.removing(channels, left, settings=plan.settings))
+        context.facts["plan"] = context.facts["since_teacher"] = smaller
         context.facts["channels"] = layer_widths(channels, left)
         context.facts["groups"] = group_map(channels, left)
         if not len(back):
@@ -174,17 +172,12 @@ def widened(student: Graph, plan: Plan, teacher: Graph) -> tuple[Graph, Plan]:
     return full, _with_biases(student, plan, full)
 
 
-def _made_since(student: Graph, teacher: Graph) -> tuple[str, ...]:
-    """Constants that the teacher has not."""
-    known, own = teacher.tensors(), student.tensors()
-    return tuple(sorted(n for n, t in own.items() if isinstance(t, Constant) and n not in known))
-
-
-def _about(teacher: Graph, plan: Plan, made: tuple[str, ...]) -> Plan:
-    """What a plan says of the teacher's constants: those made since are not among them."""
+def _about(teacher: Graph, full: Graph, plan: Plan) -> Plan:
+    """What a plan says of the teacher's constants: those that the student made since are not among them."""
     known = teacher.tensors()
     keep = {name: axes for name, axes in plan.keep.items() if name in known}
-    return replace(plan, keep=keep, shapes={n: plan.shapes[n] for n in keep}, made=made)
+    shapes = {name: plan.shapes[name] for name in keep}
+    return replace(plan, keep=keep, shapes=shapes, made=made_since(full, known))
 
 
 def _scattered(whole: Any, values: Any, keep: Any) -> Any:

@@ -23,11 +23,8 @@ from graphopt.pass_base import Changes, Context, Pass
 
 _NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _TYPES = (int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16))
-_NAMES_A_TYPE = (
-    "to",
-    "dtype",
-    "output_dtype",
-)  # attributes of Cast, of random numbers, of roundings
+# Attributes of Cast, of random numbers, of roundings.
+_NAMES_A_TYPE = ("to", "dtype", "output_dtype")
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class ToFloat32(Pass):
     numerics: ClassVar[Changes] = Changes("computes in float32")
 
     def run(self, graph: Graph, context: Context) -> None:
-        narrow = [t for t in _tensors(graph) if is_narrow(t)]
+        narrow = [t for t in graph.tensors().values() if is_narrow(t)]
         if not narrow:
             return
         for node in graph.nodes:
@@ -62,10 +59,6 @@ class ToFloat32(Pass):
 def is_narrow(tensor: Tensor) -> bool:
     """Whether a tensor is of float16 or bfloat16."""
     return tensor.dtype is not None and np.dtype(tensor.dtype) in _NARROW
-
-
-def _tensors(graph: Graph) -> list[Tensor]:
-    return [*graph.tensors().values()]
 
 
 def _why_not(node: Node) -> str | None:

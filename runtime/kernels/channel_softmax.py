@@ -8,7 +8,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from graphopt.runtime.kernels.formulas import Numbers, exp
+from graphopt.runtime.kernels.formulas import LOWEST, Numbers, exp
 from graphopt.runtime.kernels.pointwise import Strides
 from graphopt.runtime.kernels.rows_softmax import lanes_of
 from graphopt.runtime.kernels.simd import (
@@ -22,8 +22,6 @@ from graphopt.runtime.kernels.simd import (
     loop,
     repeat,
 )
-
-_LOWEST = -3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class ChannelSoftmax:
             return value
 
         best, total = Registers(1, lanes, "float32"), Registers(1, lanes, "float32")
-        best[0], total[0] = many(_LOWEST), many(0.0)
+        best[0], total[0] = many(LOWEST["float32"]), many(0.0)
         with loop(0, full) as block:
             best[0] = many.max(best[0], read(block))
         last = lanes_of(read(full), lanes)[:rest] if rest else []

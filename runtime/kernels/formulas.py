@@ -15,6 +15,9 @@ from graphopt.runtime.kernels.simd import Machine, Value, cast, constant, let
 
 Attributes: TypeAlias = Mapping[str, float]
 
+# The least number of a type.
+LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0, "int8": -128, "uint8": 0}
+
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _LOG = (

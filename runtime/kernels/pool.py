@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graphopt.runtime.kernels.conv import Window, tiled_kernel
-from graphopt.runtime.kernels.formulas import Numbers
+from graphopt.runtime.kernels.formulas import LOWEST, Numbers
 from graphopt.runtime.kernels.pointwise import AS_IT_IS, Expression, Strides
 from graphopt.runtime.kernels.simd import (
     Array,
@@ -22,8 +22,6 @@ from graphopt.runtime.kernels.simd import (
     loop,
     repeat,
 )
-
-_LOWEST = {"float32": -3.4028234663852886e38, "float16": -65504.0, "int8": -128, "uint8": 0}
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class WindowPool:
     ) -> None:
         from tvm import tirx
 
-        neutral = numbers(_LOWEST[self.machine.dtype] if self.kind == "max" else 0.0)
+        neutral = numbers(LOWEST[self.machine.dtype] if self.kind == "max" else 0.0)
         for k, value in enumerate(values):
             before = neutral
             if not isinstance(is_first, int):
@@ -198,7 +196,7 @@ class ImagePool:
             chains = min(4, width)
             found = Registers(chains, lanes, "float32")
             for k in range(chains):
-                found[k] = numbers(_LOWEST["float32"] if self.kind == "max" else 0.0)
+                found[k] = numbers(LOWEST["float32"] if self.kind == "max" else 0.0)
 
             step = self.source.step(lanes)
 

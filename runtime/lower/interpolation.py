@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir.graph import Node, input_of, input_value
+from graphopt.ir.graph import Node, input_of, input_value, static_shape
 from graphopt.runtime.lower.layout import image_shape
 
 # What ONNX calls ways to say where the pixels of a result lie.
@@ -98,7 +98,7 @@ def _scales(
 ) -> list[float] | None:
     """Those of rows and columns: what is given, or what the sizes come to; None where run time tells."""
     given = input_of(node, 2)
-    if given is None or given.shape == [0] or given.shape == (0,):
+    if given is None or static_shape(given) == (0,):
         return [made[i] / image[i] for i in (1, 2)]
     values = input_value(node, 2)
     if values is None:

@@ -9,6 +9,7 @@ import numpy as np
 from graphopt.ir.graph import Graph, Node, Tensor, input_of, input_value, is_op, static_shape
 from graphopt.runtime.kernels.conv import Window
 from graphopt.runtime.lower.fuse import BINARY, ELEMENTWISE, can_be_fused
+from graphopt.runtime.lower.groups import groups_of
 from graphopt.runtime.lower.quantized import is_rounding, rounding_of
 
 Kind = Literal[
@@ -89,7 +90,7 @@ def has_filters(node: Node) -> bool:
 def _conv(node: Node, lanes: int) -> Kind | None:
     if not has_filters(node):
         return None
-    groups, (out, depth) = int(node.attrs.get("group", 1)), node.inputs[1].shape[:2]
+    groups, (out, depth) = groups_of(node), node.inputs[1].shape[:2]
     if groups == 1:
         return "conv"
     if depth == 1 and out == groups:

@@ -22,6 +22,7 @@ import numpy as np
 
 from graphopt.ir.graph import Node, input_of, input_value
 from graphopt.runtime.kernels.conv import Spread, Window
+from graphopt.runtime.lower.groups import groups_of
 from graphopt.runtime.lower.images import Image
 from graphopt.runtime.lower.layout import image_shape, pads_of
 
@@ -109,4 +110,4 @@ def has_phases(node: Node) -> bool:
 def is_depthwise(node: Node) -> bool:
     """Whether a ConvTranspose has one filter per channel."""
     channels, each = node.inputs[1].shape[:2]
-    return int(node.attrs.get("group", 1)) == channels and each == 1 and channels > 1
+    return groups_of(node) == channels and each == 1 and channels > 1

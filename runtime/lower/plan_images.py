@@ -119,19 +119,18 @@ plan_pointwise = _Simple(_elementwise)
 
 
 def plan_interpolate(lowering: Lowering, region: Region) -> None:
-    """A linear Resize: neighbours and shares are worked out now."""
+    """A Resize: where its pixels lie is worked out now, once for all of the same sizes."""
     axes = interpolation(region.first)
     assert axes is not None
     source, machine = lowering.image(region.first.inputs[0]), lowering.machine
     expression, operands = lowering.expression(region)
     sink = lowering.sink(region)
-    found = [axis.neighbours() for axis in axes]
-    neighbours, shares = (
-        lowering.constant(("neighbours", axes), lambda: np.concatenate([f[0] for f in found])),
-        lowering.constant(
-            ("shares", axes), lambda: lowering.typed(np.concatenate([f[1] for f in found]))
-        ),
-    )
+
+    def table(column: int) -> Any:
+        return np.concatenate([axis.neighbours()[column] for axis in axes])
+
+    neighbours = lowering.constant(("neighbours", axes), lambda: table(0))
+    shares = lowering.constant(("shares", axes), lambda: lowering.typed(table(1)))
 
     def emit() -> None:
         kernel = Interpolate(

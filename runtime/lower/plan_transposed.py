@@ -51,17 +51,16 @@ def plan_transposed(lowering: Lowering, region: Region) -> None:
 
 
 def _part(lowering: Lowering, node: Node, sink: Image, phase: Phase, source: Image) -> _Part:
-    machine, weight = lowering.machine, node.inputs[1]
+    machine, weight, groups = lowering.machine, node.inputs[1], groups_of(node)
     depth, blocks = source.blocks, sink.vectors(machine.lanes)
     tile = choose.direct(machine, phase.window, depth, blocks, phase.size)
 
     def packed() -> Any:
         # A filter of (C, O / groups) is one of a convolution that goes the other way.
-        groups = groups_of(node)
         whole = joined(weight.values, groups, groups).transpose(1, 0, 2, 3)
         return lowering.typed(weights.direct(phase.of(whole), machine.lanes, tile.vectors))
 
-    key = ("phase", id(weight), phase.taps, tile.vectors)
+    key = ("phase", id(weight), groups, phase.taps, tile.vectors)
     place = lowering.constant(key, packed, weight)
     bias = packed_bias(lowering, node, sink, tile.vectors)
     return _Part(phase, tile.vectors, tile.columns, place, bias)

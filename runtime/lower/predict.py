@@ -54,6 +54,7 @@ _POLYNOMIAL = 20.0  # what exp and all that is made of it takes
 # Counted: moving what smull leaves to where it is added up is in nobody's way alone, and in all.
 _PAIRWISE = 1.12
 _SCALAR = 2.5  # cycles of an element that is moved alone
+_SOFTMAX = 2.0 + _POLYNOMIAL + 3.0 + 3.0  # the largest; e^x and the sum; the shares
 _TURN = 2.0  # cycles of one turn of a loop beside its vector instructions
 # Of the time memory takes; the rest is hidden behind the work by a prefetcher. `choose.py` counts all of
 # it, which makes its weights small; here it would call all that has small weights fast.
@@ -244,15 +245,14 @@ def _moved(kernel: BlockPixels | UnblockPixels, machine: Machine) -> float:
 
 
 def _softmax(kernel: RowsSoftmax, machine: Machine) -> float:
-    """The largest; e^x and the sum; the shares."""
     count = kernel.rows * -(-kernel.columns // kernel.machine.lanes)
-    return _vectors(kernel, machine, count, 2.0 + _POLYNOMIAL + 3.0 + 3.0)
+    return _vectors(kernel, machine, count, _SOFTMAX)
 
 
 def _channel_softmax(kernel: ChannelSoftmax, machine: Machine) -> float:
     """As of rows; and the lanes of the largest and of the sum are joined one by one."""
     lanes = kernel.machine.lanes
-    each = -(-kernel.channels // lanes) * (2.0 + _POLYNOMIAL + 3.0 + 3.0)
+    each = -(-kernel.channels // lanes) * _SOFTMAX
     return _vectors(kernel, machine, kernel.height * kernel.width, each) + (
         kernel.height * kernel.width * lanes * _SCALAR
     )

@@ -26,6 +26,7 @@ from graphopt.ir.graph import (
     sweep,
 )
 from graphopt.runtime.kernels.grid import LIMITS, Grid
+from graphopt.runtime.lower.groups import groups_of
 
 Values = np.ndarray[Any, Any]
 
@@ -117,7 +118,7 @@ def _product(node: Node) -> Product | None:
     weight = None if back is None else input_value(back, 0)
     if weight is None or weight.dtype != np.int8 or np.any(_zero(back)):
         return None
-    if is_op(node, "ConvTranspose") and int(node.attrs.get("group", 1)) != 1:
+    if is_op(node, "ConvTranspose") and groups_of(node) != 1:
         return None
     axis = _output_axis(node)
     count, scale = weight.shape[axis], input_value(back, 1)
