@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import tee, zip_longest
 from typing import Any
 
 from graphopt.errors import (
@@ -26,7 +25,8 @@ from graphopt.errors import (
     UsageError,
 )
 from graphopt.ir.cost import Cost, cost_of
-from graphopt.ir.graph import Constant, Graph, Tensor, sweep
+from graphopt.ir.difference import differs
+from graphopt.ir.graph import Graph, sweep
 from graphopt.ir.shapes import infer_shapes
 from graphopt.ir.verify import verify
 from graphopt.oracle import Oracle, Verdict, departure
@@ -116,7 +116,7 @@ class Pipeline:
             if strict and result.status == "rolled-back":
                 raise PassError(f"pass {each.name!r} {result.detail}")
         # The caller's graph is never handed out: somebody may edit the result.
-        final = graph.copy() if bench.graph is graph else bench.graph
+        final = bench.copy() if bench.graph is graph else bench.graph
         return Outcome(final, tuple(results), self._final(final, oracle))
 
     def _final(self, graph: Graph, oracle: Oracle | None) -> Verdict | None:
@@ -162,14 +162,7 @@ class _Workbench:
         """Makes `graph` the current one."""
         self.graph, self.judge = graph, judge
         self.cost = cost_of(graph)
-        self._state = state_of(graph)
         self._copy: Graph | None = None
-
-    @property
-    def state(self) -> Iterator[object]:
-        """What the current graph is (see `state_of`), worked out once and as far as it is read."""
-        self._state, again = tee(self._state)
-        return again
 
     def copy(self) -> Graph:
         """A copy to edit; a pass that left its copy as it was hands it on to the next."""
@@ -195,8 +188,7 @@ class _Step:
         before, after = bench.cost, bench.copy()
         status, detail = "unchanged", ""
         try:
-            self._edit(after)
-            if self._changed(after):
+            if self._edit(after):
                 status, detail = self._check(after)
             else:
                 bench.hand_back(after)
@@ -206,21 +198,21 @@ class _Step:
             bench.known |= self._context.facts
         self.result = self._row(status, detail, before)
 
-    def _edit(self, after: Graph) -> None:
+    def _edit(self, after: Graph) -> bool:
+        """Runs the pass on the copy; whether that changed anything."""
+        current = self._bench.graph
         try:
             self._pass.run(after, self._context)
-            sweep(after)
+            changed = differs(after, current)
+            if changed:
+                sweep(after)
+                changed = differs(after, current)
         except (UsageError, BudgetError, PlanError, TrainingError, UnsupportedError):
             raise  # what the user asked for cannot be: no fault of the pass
         except Exception as error:  # a user's pass may raise anything; the run has to survive it
             raise _BrokenContractError(f"failed: {type(error).__name__}: {error}") from error
         finally:
             self._edited = time.process_time()
-
-    def _changed(self, after: Graph) -> bool:
-        # Piece by piece: most changes show early.
-        pieces = zip_longest(state_of(after), self._bench.state)
-        changed = any(one != other for one, other in pieces)
         if changed and not self._context.rewrites:
             raise _BrokenContractError("changed the graph without logging a rewrite")
         return changed
@@ -280,22 +272,3 @@ class _Step:
             tolerance=self._verdict.tolerance if self._verdict else None,
             facts=self._context.facts,
         )
-
-
-def state_of(graph: Graph) -> Iterator[object]:
-    """What a graph is: its structure, and which arrays its constants hold (not what is in them)."""
-    yield graph.opset, *((t.name, str(t.shape)) for t in [*graph.inputs, *graph.outputs])
-    for node in graph.nodes:
-        yield (
-            node.op,
-            node.domain,
-            node.name,
-            repr(sorted(node.attrs.items(), key=lambda item: item[0])),
-            tuple(_tensor_state(t) for t in node.inputs),
-            tuple(t.name for t in node.outputs),
-        )
-
-
-def _tensor_state(tensor: Tensor) -> tuple[object, ...]:
-    values = tensor.values if isinstance(tensor, Constant) else None
-    return tensor.name, id(values) if values is not None else None

@@ -18,7 +18,7 @@ from graphopt.pipeline import Pipeline
 from graphopt.registry import default_passes
 
 NET = """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,1,1] w, float[4,1,1] s>
-    { c = Conv (x, w)  r = Relu (c)  y = Mul (r, s) }"""
+    { c = Conv <strides = [1, 1]> (x, w)  r = Relu (c)  y = Mul (r, s) }"""
 
 
 def _scaled(graph: Graph, factor: float) -> None:
@@ -77,6 +77,16 @@ class Crashes(ScaleOutput):
 
 
 @dataclass(frozen=True)
+class WritesIntoAList(ScaleOutput):
+    """Changes an attribute where it stands, and does not log it."""
+
+    name: ClassVar[str] = "writes-into-a-list"
+
+    def run(self, graph: Graph, context: Context) -> None:
+        next(nodes_of(graph, "Conv")).attrs["strides"][0] = 2
+
+
+@dataclass(frozen=True)
 class CutsTheWire(ScaleOutput):
     """Leaves an input that nobody computes."""
 
@@ -108,6 +118,7 @@ class DropRelu(ScaleOutput):
         (ExactlyScaled(factor=1 + 5e-5), "broke its contract exact"),
         (Silent(), "without logging"),
         (Crashes(), "ZeroDivisionError: by design"),
+        (WritesIntoAList(), "without logging"),
         (CutsTheWire(), "invalid graph"),
         (DropRelu(), "broke its contract"),
     ],

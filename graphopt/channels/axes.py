@@ -93,6 +93,14 @@ class AxisTable:
         """The axis with these labels (the very array), or None when it loses nothing."""
         return self._axis_of[id(labels)]
 
+    def on(self, axes: Sequence[Vector | None]) -> list[tuple[int, UnitAxis]]:
+        """The axes of a tensor that can lose elements, by place, from their labels."""
+        axis_of, found = self._axis_of, []
+        for place, labels in enumerate(axes):
+            if labels is not None and (axis := axis_of[id(labels)]) is not None:
+                found.append((place, axis))
+        return found
+
     def left(self, alive: Mask) -> Floats:
         """How many units of every group are in `alive`."""
         counts = np.bincount(self.group_of_unit, weights=alive, minlength=len(self.groups))

@@ -8,7 +8,7 @@ is as possible as any other, and while one unit of every group is left no tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,11 +71,7 @@ class Channels:
         vectors = (v for *_, axes in self.labelled for v in axes if v is not None)
         self.axes = AxisTable(vectors, self._unit_of_label, self.unit_count)
         self._losing = {
-            self.sweep.key(tensor, reader, index): [
-                (axis, found)
-                for axis, vector in enumerate(axes)
-                if vector is not None and (found := self.axes.of(vector)) is not None
-            ]
+            self.sweep.key(tensor, reader, index): self.axes.on(axes)
             for tensor, reader, index, axes in self.labelled
         }
 
@@ -152,6 +148,10 @@ class Channels:
     ) -> Sequence[tuple[int, UnitAxis]]:
         """The axes of a tensor, as `reader` sees it in input `index`, that can lose elements."""
         return self._losing.get(self.sweep.key(tensor, reader, index), ())
+
+    def losing_of(self, key: Hashable) -> Sequence[tuple[int, UnitAxis]]:
+        """As `losing`, by what tells tensors apart (`Sweep.key`)."""
+        return self._losing.get(key, ())
 
     def groups_on(self, units: Vector) -> list[int]:
         """The groups that units along an axis belong to, ascending."""

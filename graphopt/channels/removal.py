@@ -68,11 +68,11 @@ class _Removal:
     def _slice_all(self) -> None:
         uses: dict[int, list[_Use]] = {}
         for tensor, reader, index, _ in self._channels.labelled:
-            cuts = [
-                (axis, places)
-                for axis, found in self._channels.losing(tensor, reader, index)
-                if (places := self._places_on[found.index]) is not None
-            ]
+            cuts = []
+            for axis, found in self._channels.losing(tensor, reader, index):
+                places = self._places_on[found.index]
+                if places is not None:
+                    cuts.append((axis, places))
             if isinstance(tensor, Constant):
                 uses.setdefault(id(tensor), []).append(_Use(tensor, reader, index, cuts))
             elif cuts:

@@ -146,7 +146,8 @@ class View:
         if axes is None:
             return None
         self._taken.add((index, axis % len(axes)))
-        return self.look(index, axis)
+        found = axes[axis]
+        return self.look(index, axis) if isinstance(found, int) else found
 
     def take_all(self, index: int) -> Axes:
         """The labels of every axis of an input."""
@@ -234,10 +235,9 @@ class View:
 
     def site(self, role: str, index: int, axis: int) -> None:
         """Input `index` carries a parameter of this role along `axis`."""
-        vector = self.look(index, axis) if self.has(index) else None
-        if vector is not None:
-            found = Site(self.node, role, index, axis % self.rank(index), vector)
-            self._findings.sites.append(found)
+        axes = self._inputs[index] if index < len(self._inputs) else None
+        if axes is not None and (vector := self.look(index, axis)) is not None:
+            self._findings.sites.append(Site(self.node, role, index, axis % len(axes), vector))
 
     def choose(self, ways: int) -> tuple[int, Callable[[Vector], None]]:
         """One of several right ways; the sweep tries another when what depends on it is stuck.
@@ -255,13 +255,14 @@ class View:
 
     def close(self) -> None:
         """Freezes what the rule did not answer for; denies where it forgot an output."""
-        forgotten = [k for k in range(len(self.node.outputs)) if k not in self.outputs]
-        missing = any(not self.node.outputs[k].is_empty() for k in forgotten)
-        if missing and any(self.look(*place) is not None for place in self._taken):
-            raise DenyError(f"has an output that cannot be followed (number {forgotten[0]})")
+        outputs, taken = self.node.outputs, self._taken
+        for k in range(len(outputs)):
+            missing = k not in self.outputs and not outputs[k].is_empty()
+            if missing and any(self.look(*place) is not None for place in taken):
+                raise DenyError(f"has an output that cannot be followed (number {k})")
         for index, axes in enumerate(self._inputs):
-            for axis, vector in enumerate(axes or []):
-                if vector is not None and (index, axis) not in self._taken:
+            for axis, vector in enumerate(axes or ()):
+                if vector is not None and (index, axis) not in taken:
                     self._hold(axes, axis, f"mixes axis {axis} of its input {index}")
 
     def deny(self, reason: str) -> None:

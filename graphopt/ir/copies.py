@@ -37,18 +37,24 @@ def _copied_tensor(tensor: Tensor) -> Tensor:
     # Not by assignment, which graphsurgeon watches: nothing can be out of step yet.
     fields = twin.__dict__
     fields.update(tensor.__dict__)
-    fields["inputs"] = _linked(twin, "outputs", ())
-    fields["outputs"] = _linked(twin, "inputs", ())
+    fields["inputs"] = _unlinked(twin, "outputs")
+    fields["outputs"] = _unlinked(twin, "inputs")
     return twin
 
 
 def _linked(owner: Node | Tensor, field: str, elements: Iterable[Any]) -> list[Any]:
     """A SynchronizedList of `owner`, which is entered in every element's `field`."""
-    made: SynchronizedList = SynchronizedList.__new__(SynchronizedList, elements)
-    list.__init__(made, elements)
-    made.parent_obj, made.field_name = owner, field
+    made = _unlinked(owner, field)
+    list.extend(made, elements)
     for each in elements:
         list.append(each.__dict__[field], owner)
+    return made
+
+
+def _unlinked(owner: Node | Tensor, field: str) -> list[Any]:
+    """An empty SynchronizedList of `owner`."""
+    made: SynchronizedList = SynchronizedList.__new__(SynchronizedList)
+    made.__dict__ = {"parent_obj": owner, "field_name": field}
     return made
 
 
@@ -64,7 +70,9 @@ def copied_node(
     """
     attrs = OrderedDict(node.attrs)
     for name, value in attrs.items():
-        if isinstance(value, gs.Graph):
+        if type(value) is list:
+            attrs[name] = value.copy()
+        elif isinstance(value, gs.Graph):
             attrs[name] = value.copy(copies)
     twin = object.__new__(gs.Node)
     twin.__dict__.update(op=node.op, name=node.name, attrs=attrs, domain=node.domain)

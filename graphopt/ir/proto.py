@@ -32,6 +32,7 @@ _HOLLOW_KINDS = "fiu"
 _PLAIN = frozenset(
     map(np.dtype, ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"))
 )
+_MAKER = "graphopt.constants"  # no operator: what stands for constants where only names matter
 _SILENT = G_LOGGER.CRITICAL + 1
 _KINDS = onnx.AttributeProto
 _HEADER = ("doc_string", "domain", "model_version")
@@ -96,18 +97,13 @@ def hollow_out(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def to_structure(graph: Graph) -> onnx.ModelProto:
-    """What onnx's checker needs of a graph: nodes and names, with constants as typed inputs."""
+    """What onnx's checker needs of a graph: nodes and names; one node stands for all constants."""
     model = _header(graph)
-    proto = model.graph
-    _write_nodes(graph, proto)
-    for tensor in _constants_read(graph).values():
-        values = tensor.values
-        if values.dtype in _PLAIN:
-            kind = proto.input.add(name=tensor.name).type.tensor_type
-            kind.elem_type = _type_number(values.dtype)
-            kind.shape.SetInParent()  # sizes are not looked at
-        else:
-            proto.initializer.append(onnx.numpy_helper.from_array(values, tensor.name))
+    constants = _constants_read(graph)
+    if constants:
+        model.opset_import.add(domain=_MAKER, version=1)
+        model.graph.node.add(op_type=_MAKER, domain=_MAKER, output=constants)
+    _write_nodes(graph, model.graph)
     return model
 
 

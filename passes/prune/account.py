@@ -114,14 +114,14 @@ class Account:
         volumes: dict[int, _Volume] = {}
         for index, tensor in enumerate(node.inputs):
             if id(tensor) not in volumes and tensor.shape is not None:
-                volumes[id(tensor)] = self._volume(tensor, node, index)
+                volume = volumes[id(tensor)] = self._volume(tensor, node, index)
                 if isinstance(tensor, Constant):
-                    self._add_constant(tensor, volumes[id(tensor)])
+                    self._add_constant(tensor, volume)
         for tensor in node.outputs:
             if tensor.shape is not None:
-                volumes[id(tensor)] = self._volume(tensor, None, 0)
-                if _itemsize(tensor):
-                    self._terms["activations"].product(volumes[id(tensor)], _itemsize(tensor))
+                volume = volumes[id(tensor)] = self._volume(tensor, None, 0)
+                if itemsize := _itemsize(tensor):
+                    self._terms["activations"].product(volume, itemsize)
         factors = mac_axes(node)
         macs = _Volume.of((volumes[id(t)], a) for t, a in factors) if factors else None
         if macs is not None:
@@ -133,9 +133,12 @@ class Account:
 
     def _add_constant(self, tensor: Tensor, volume: _Volume) -> None:
         """A constant once, and once more for every place that keeps other elements of it."""
-        key = (id(tensor), tuple(volume.losing))
-        if key not in self._counted and parameters_of(tensor):
+        if len(tensor.outputs) > 1:
+            key = (id(tensor), tuple(volume.losing))
+            if key in self._counted:
+                return
             self._counted.add(key)
+        if parameters_of(tensor):
             self._terms["bytes"].product(volume, tensor.values.dtype.itemsize)
             self._terms["parameters"].product(volume)
 
@@ -145,7 +148,7 @@ class Account:
         found = self._volumes.get(key)
         if found is None:
             sizes = [d if isinstance(d, int) else 1 for d in tensor.shape]
-            losing = self._channels.losing(tensor, reader, index)
+            losing = self._channels.losing_of(key)
             for axis, _ in losing:
                 sizes[axis] = 1
             found = self._volumes[key] = _Volume(sizes, losing)

@@ -79,6 +79,15 @@ class Selector:
         for number, layer in enumerate(self._layers):
             for group, _ in layer.axis.groups:
                 self._layers_on[group].append(number)
+        # A layer that has more than it had may need more to make a round number. One that counts
+        # the units of a single group has what it needs after it was given something.
+        self._beside = [
+            sorted(
+                {other for group, _ in layer.axis.groups for other in self._layers_on[group]}
+                - ({number} if layer.counts_units else set())
+            )
+            for number, layer in enumerate(self._layers)
+        ]
 
     def at(self, time: float) -> Selection:
         """What is left when every unit whose time has come goes, within the limits."""
@@ -97,10 +106,8 @@ class Selector:
                 if short[number]:
                     short[number] = False
                     if layer.give_back(left):
-                        # A layer that has more than it had may need more to make a round number.
-                        for group, _ in layer.axis.groups:
-                            for other in self._layers_on[group]:
-                                short[other] = True
+                        for other in self._beside[number]:
+                            short[other] = True
         return Selection(left, self._account)
 
     def meet(self, budgets: Sequence[Budget]) -> Selection:
@@ -244,6 +251,11 @@ class _Layer:
     step: int
     best: _BestFirst
     group_of_unit: Vector
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether every element is one unit of the same group, or stays."""
+        return len(self.axis.groups) == 1 and self.axis.groups[0][1] == 1
 
     def give_back(self, left: _Left) -> bool:
         """Revives the best units until the limits hold; whether any had to be."""

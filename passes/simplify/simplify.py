@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import onnx
 
 from graphopt.ir.contents import replace_contents
-from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, set_input
+from graphopt.ir.graph import Constant, Graph, Node, Tensor, input_value, set_input, subgraphs
 from graphopt.ir.proto import from_proto, hollow_tensor, is_hollow, to_proto
 from graphopt.ir.text import outline
 from graphopt.pass_base import Close, Context, Pass
@@ -78,18 +78,18 @@ class Simplify(Pass):
 
 def has_work(graph: Graph) -> bool:
     """Whether anything could fold, repeat or be removed: a look that costs far less than trying."""
-    seen: set[object] = set()
+    seen: dict[object, list[Node]] = {}  # by operator and inputs
     for node in graph.nodes:
-        if node.op in _CANDIDATES or next(node.subgraphs(), None) is not None:
+        if node.op in _CANDIDATES or subgraphs(node):
             return True
         if node.inputs and all(isinstance(t, Constant) or t.is_empty() for t in node.inputs):
             return True
         if node.op in LINEAR_OPS and _adds_zeros(node):
             return True
-        twin = (node.op, node.domain, repr(node.attrs), *(_identity(t) for t in node.inputs))
-        if twin in seen:
+        alike = seen.setdefault((node.op, node.domain, *map(_identity, node.inputs)), [])
+        if any(repr(node.attrs) == repr(other.attrs) for other in alike):
             return True
-        seen.add(twin)
+        alike.append(node)
     return False
 
 
