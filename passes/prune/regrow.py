@@ -10,7 +10,11 @@ al., CVPR 2022) alternates removing and regrowing; here a budget says how much m
 
 Blocks of `multiple` channels come back in the order of their importance, measured in the network
 before it was pruned, as a share of their layer's; what training has done to the others since is
-kept.
+kept. The longer that was, the less the old channels fit in: with `preserve` the weights that read
+them start at zero, as in Net2Net's wider layers (Chen et al., ICLR 2016), and training finds out
+what they are good for:
+
+    W'[:, kept] = W of the student, W'[:, back] = 0
 """
 
 from __future__ import annotations
@@ -49,7 +53,8 @@ class Regrow(Pass):
     """y = conv2[:, kept](conv1[kept](x)) becomes y = conv2[:, kept + best](conv1[kept + best](x)).
 
     Budgets say what may stand afterwards, as for `prune`. Not handled: a network whose constants
-    were merged or renamed since it was pruned.
+    were merged or renamed since it was pruned; with `preserve`, channels that are multiplied with
+    one another (the heads of an attention) begin as they were.
     """
 
     name: ClassVar[str] = "regrow"
@@ -63,6 +68,7 @@ class Regrow(Pass):
     channels: str | None = None
     importance: str = "fpgm"
     multiple: int = 8
+    preserve: bool = False  # the network computes what it did: what reads them starts at zero
     data: Any = None  # for importances that look at images
     preprocess: str = ""
     batch: int = 8
@@ -85,6 +91,8 @@ class Regrow(Pass):
             context.refused("graph", "no block of removed channels fits into the budget")
             return
         before = layer_widths(channels, removed)
+        if self.preserve:
+            _silence(channels, back)
         remove(channels, left)
         infer_shapes(full)
         whole = replace(smaller, groups=groups_after(full, smaller), before=plan.before)
@@ -141,6 +149,18 @@ def _blocks(channels: Channels, removed: Vector, worth: Floats, multiple: int) -
             found.append((float(worth[block].mean() / level), block))
     for _, block in sorted(found, key=lambda pair: -pair[0]):
         yield block
+
+
+def _silence(channels: Channels, units: Vector) -> None:
+    """Sets the weights that read these units to zero."""
+    chosen = channels.gone(units)
+    for site, axis in channels.sites:
+        if site.role != "input" or axis is None or not chosen[axis.units].any():
+            continue
+        weight = site.node.inputs[site.index]
+        at = (slice(None),) * site.axis
+        weight.values = weight.values.copy()
+        weight.values[(*at, chosen[axis.units])] = 0
 
 
 # --- the student's weights in the teacher's places ------------------------------------------------

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import graph_from
 
 from graphopt.errors import UsageError
+from graphopt.frontends.normal_form import normalize
+from graphopt.frontends.torch_module import to_onnx
 from graphopt.ir.cost import cost_of
 from graphopt.ir.graph import Graph
 from graphopt.passes.distill.recover import Recover
@@ -14,6 +17,7 @@ from graphopt.passes.prune.regrow import widened
 from graphopt.pipeline import Outcome, Pipeline
 from graphopt.registry import parse_passes, pass_class
 from graphopt.runtime.run import open_graph
+from graphopt.zoo import build
 
 NETWORK = """(float[N,3,8,8] x) => (float[N,6] y)
     <float[16,3,3,3] w1, float[16] g1, float[16] b1, float[16] m1, float[16] var1,
@@ -71,6 +75,34 @@ def test_what_was_trained_since_is_kept() -> None:
     np.testing.assert_array_equal(values(full)["w1"][lost], values(graph)["w1"][lost])
     np.testing.assert_array_equal(values(full)["f"][:, kept], values(student)["f"])
     np.testing.assert_allclose(outputs(plan.apply(full)), outputs(student), rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_computes_what_it_did_where_that_is_wanted() -> None:
+    graph = graph_from(NETWORK)
+    small = ran(graph, PRUNE)
+    loud = ran(graph, f"{PRUNE}, regrow{{channels=0.75 multiple=2}}")
+    same = ran(graph, f"{PRUNE}, regrow{{channels=0.75 multiple=2 preserve=true}}")
+    assert values(same.graph)["w1"].shape == values(loud.graph)["w1"].shape
+    np.testing.assert_allclose(outputs(same.graph), outputs(small.graph), rtol=1e-5, atol=1e-6)
+    assert np.abs(outputs(loud.graph) - outputs(small.graph)).max() > 0.1
+    # What makes the channels is as it was, so that what reads them has something to learn from.
+    np.testing.assert_array_equal(values(same.graph)["w1"], values(loud.graph)["w1"])
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "yolov3-mobilenetv3", "retinanet-r50-fpn"])
+def test_zoo_networks_compute_what_they_did(name: str) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    example = torch.from_numpy(x)
+    graph = normalize(to_onnx(build(name, width=0.25), example, exporter="torchscript"))
+    prune = "prune{macs=0.5 multiple=2 compensation=none}"
+    small = ran(graph, prune).graph
+    wide = ran(graph, f"{prune}, regrow{{macs=0.7 multiple=2 preserve=true}}").graph
+    assert cost_of(wide).macs > 1.2 * cost_of(small).macs
+    feeds = {graph.inputs[0].name: x}
+    said, meant = open_graph(wide).run(feeds), open_graph(small).run(feeds)
+    for output, values_meant in meant.items():
+        scale = np.abs(values_meant).max()
+        np.testing.assert_allclose(said[output], values_meant, rtol=0, atol=1e-4 * scale)
 
 
 WITHOUT_NORMS = """(float[N,3,8,8] x) => (float[N,6] y)
