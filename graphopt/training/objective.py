@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -14,7 +14,13 @@ Terms = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """Base of objectives. What it has of parameters (adapters) is trained too."""
+    """Base of objectives. What it has of parameters (adapters) is trained too.
+
+    Attributes:
+        any_layout: whether it takes feature maps whichever way they lie in memory (`layout.py`).
+    """
+
+    any_layout: ClassVar[bool] = False
 
     def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
         """The terms for one batch, already weighted; their sum is the loss."""
@@ -23,6 +29,15 @@ class Objective(nn.Module):
     def numbers(self) -> dict[str, float]:
         """What else belongs into the row of an epoch."""
         return {}
+
+    def beside(self) -> Sequence[nn.Module]:
+        """The networks it runs beside the one that is trained."""
+        return ()
+
+
+def usual(values: Any) -> Any:
+    """Every tensor among values in the usual order: losses may take `view`s, and sum per channel."""
+    return tree_map_only(Tensor, Tensor.contiguous, values)
 
 
 class Task(Objective):
@@ -35,14 +50,15 @@ class Task(Objective):
         inputs: how many of a batch's tensors are inputs; the rest are targets.
     """
 
+    any_layout: ClassVar[bool] = True
+
     def __init__(self, loss: Callable[..., Tensor | Mapping[str, Tensor]], inputs: int = 1) -> None:
         super().__init__()
         self.loss, self.inputs = loss, inputs
 
     def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> Terms:
         """See the class."""
-        # contiguous: a loss of the user's may take `view`s, whichever way the network ran
-        outputs: Any = tree_map_only(Tensor, Tensor.contiguous, model(*inputs[: self.inputs]))
+        outputs = usual(model(*inputs[: self.inputs]))
         found = self.loss(outputs, *inputs[self.inputs :])
         return {"task": found} if isinstance(found, Tensor) else dict(found)
 

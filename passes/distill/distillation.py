@@ -18,8 +18,8 @@ mode would move its BatchNorm statistics and teach something else with every bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from graphopt.passes.distill.losses import Given, Loss, Norm
 from graphopt.passes.distill.reading import norm_after, reading
 from graphopt.passes.distill.term import Pair, Term, Terms, terms_of
 from graphopt.training import Moment, Objective
+from graphopt.training.objective import usual
 
 _MEASURED_EVERY = 50  # steps between measurements of gradient norms
 _LARGEST_SHARE = 0.5  # of the first term's gradient, for every other term that is balanced
@@ -37,6 +38,8 @@ _START = Moment(0, 1, 1, 0.0)
 
 class Distillation(Objective):
     """sum over pairs of weight * loss(student's tensor, teacher's), and the task's loss if given."""
+
+    any_layout: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Distillation(Objective):
 
     def compare(self, *inputs: Tensor, at: Moment = _START) -> tuple[Any, dict[str, Tensor]]:
         """The student's outputs, and the weighted terms by name."""
-        outputs, found = self.student(*inputs)
+        outputs, found = usual(self.student(*inputs))
         return outputs, self._terms(found, self._taught(inputs)[1], at)
 
     def forward(
@@ -113,7 +116,7 @@ class Distillation(Objective):
     ) -> dict[str, Tensor]:
         """The terms of a batch; `model` is `self.student`, perhaps wrapped."""
         given, targets = inputs[: self.inputs], inputs[self.inputs :]
-        outputs, found = model(*given)
+        outputs, found = usual(model(*given))
         said, taught = self._taught(given)
         labelled = self._labelled(outputs, said, targets)
         terms = self._terms(found, taught, at, targets)
@@ -145,8 +148,12 @@ class Distillation(Objective):
             self.teacher.to(inputs[0].device)
         self.teacher.eval()
         with torch.no_grad():
-            found: tuple[Any, dict[str, Tensor]] = self.teacher(*inputs)
+            found: tuple[Any, dict[str, Tensor]] = usual(self.teacher(*inputs))
         return found
+
+    def beside(self) -> Sequence[nn.Module]:
+        """The teacher."""
+        return (self.teacher,)
 
     def _terms(
         self,

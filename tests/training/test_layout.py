@@ -9,7 +9,10 @@ from torch import Tensor, fx, nn
 
 from graphopt.frontends.normal_form import normalize
 from graphopt.fx import to_fx
-from graphopt.training import Hook, Moment, Recipe, Task, Trainer
+from graphopt.passes.distill.distillation import Distillation
+from graphopt.passes.distill.losses import Given
+from graphopt.passes.distill.losses.pkd import Pkd
+from graphopt.training import Hook, Moment, Objective, Recipe, Task, Trainer
 from graphopt.zoo import export
 
 LAST = torch.channels_last
@@ -63,6 +66,52 @@ def test_the_order_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
         found[how] = dict(model.named_parameters())
     for name, value in found["last"].items():
         torch.testing.assert_close(value, found["usual"][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_student_and_its_teacher() -> None:
+    """Both networks run channels last, what is compared does not, and the weights learn the same."""
+    found, orders = {}, []
+
+    class Watched(Pkd):
+        def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+            orders.append(student.is_contiguous() and teacher.is_contiguous())
+            return super().distance(student, teacher, given)
+
+    for how in ("last", "usual"):
+        student, teacher = view(), view()
+        terms = {(n, n): Watched() for n in ("relu_1", "relu_7", "relu_13")}
+        distillation = Distillation(student, teacher, terms, example=torch.rand(2, 3, 32, 32))
+        distillation.any_layout = how == "last"
+        seen = Seen()
+        recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
+        with torch.no_grad():
+            for weight in teacher.parameters():
+                weight.mul_(1.1)
+        run = Trainer(
+            *(distillation.student, distillation, Pictures(), ["x"], recipe),
+            hooks=[seen],
+            device="cpu",
+        )
+        run.run()
+        assert all(seen.found) == (how == "last")
+        deep = next(p for p in teacher.parameters() if p.dim() == 4 and p.shape[1] > 8)
+        assert deep.is_contiguous(memory_format=LAST) == (how == "last")
+        assert all(p.is_contiguous() for p in student.parameters())
+        found[how] = dict(student.named_parameters())
+    assert all(orders)
+    for name, value in found["last"].items():
+        torch.testing.assert_close(value, found["usual"][name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_objective_of_the_users_own_may_take_views() -> None:
+    class Own(Objective):
+        def forward(self, model: nn.Module, inputs: tuple[Tensor, ...], at: Moment) -> dict:
+            return {"own": model(inputs[0]).view(-1).square().mean()}
+
+    seen = Seen()
+    recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
+    Trainer(view(), Own(), Pictures(), ["x"], recipe, hooks=[seen], device="cpu").run()
+    assert seen.found == [False, False]
 
 
 def test_a_users_module_may_take_views() -> None:
