@@ -108,7 +108,7 @@ class Distillation(Objective):
 
     def compare(self, *inputs: Tensor, at: Moment = _START) -> tuple[Any, dict[str, Tensor]]:
         """The student's outputs, and the weighted terms by name."""
-        outputs, found = usual(self.student(*inputs))
+        outputs, found = self.student(*inputs)
         return outputs, self._terms(found, self._taught(inputs)[1], at)
 
     def forward(
@@ -116,9 +116,9 @@ class Distillation(Objective):
     ) -> dict[str, Tensor]:
         """The terms of a batch; `model` is `self.student`, perhaps wrapped."""
         given, targets = inputs[: self.inputs], inputs[self.inputs :]
-        outputs, found = usual(model(*given))
+        outputs, found = model(*given)
         said, taught = self._taught(given)
-        labelled = self._labelled(outputs, said, targets)
+        labelled = self._labelled(usual(outputs), usual(said), targets)
         terms = self._terms(found, taught, at, targets)
         if self.balance:
             labelled, terms = self._balanced(labelled, terms, model, at)
@@ -148,7 +148,7 @@ class Distillation(Objective):
             self.teacher.to(inputs[0].device)
         self.teacher.eval()
         with torch.no_grad():
-            found: tuple[Any, dict[str, Tensor]] = usual(self.teacher(*inputs))
+            found: tuple[Any, dict[str, Tensor]] = self.teacher(*inputs)
         return found
 
     def beside(self) -> Sequence[nn.Module]:

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from graphopt.frontends.normal_form import normalize
 from graphopt.fx import to_fx
 from graphopt.passes.distill.distillation import Distillation
-from graphopt.passes.distill.losses import Given
+from graphopt.passes.distill.losses import Given, Loss
+from graphopt.passes.distill.losses.gram import Gram
 from graphopt.passes.distill.losses.pkd import Pkd
 from graphopt.training import Hook, Moment, Objective, Recipe, Task, Trainer
 from graphopt.zoo import export
@@ -68,11 +69,12 @@ def test_the_order_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(value, found["usual"][name], rtol=1e-3, atol=1e-5)
 
 
-def test_a_student_and_its_teacher() -> None:
-    """Both networks run channels last, what is compared does not, and the weights learn the same."""
+@pytest.mark.parametrize("kind", [Pkd, Gram], ids=["any-layout", "usual-layout"])
+def test_a_student_and_its_teacher(kind: type[Loss]) -> None:
+    """Both networks run channels last; what is compared does where the loss takes it; same weights."""
     found, orders = {}, []
 
-    class Watched(Pkd):
+    class Watched(kind):
         def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
             orders.append(student.is_contiguous() and teacher.is_contiguous())
             return super().distance(student, teacher, given)
@@ -92,13 +94,14 @@ def test_a_student_and_its_teacher() -> None:
             hooks=[seen],
             device="cpu",
         )
+        orders.clear()  # the try on the example
         run.run()
         assert all(seen.found) == (how == "last")
+        assert set(orders) == {how == "usual" or not kind.any_layout}
         deep = next(p for p in teacher.parameters() if p.dim() == 4 and p.shape[1] > 8)
         assert deep.is_contiguous(memory_format=LAST) == (how == "last")
         assert all(p.is_contiguous() for p in student.parameters())
         found[how] = dict(student.named_parameters())
-    assert all(orders)
     for name, value in found["last"].items():
         torch.testing.assert_close(value, found["usual"][name], rtol=1e-3, atol=1e-5)
 

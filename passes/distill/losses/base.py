@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (what everyone calls it)
 from torch import Tensor
 
 from graphopt.errors import UsageError
@@ -71,12 +72,15 @@ class Loss(abc.ABC):
         adapts: whether the two may differ in width (channels).
         needs: the fields of `Given` it cannot do without.
         takes: the fields of `Given` it can use besides.
+        any_layout: whether feature maps may lie in memory as they like; others get them in the
+            usual order, in which plain sums per channel are quick.
     """
 
     name: ClassVar[str]
     adapts: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
+    any_layout: ClassVar[bool] = False
 
     def __call__(self, student: Tensor, teacher: Tensor, given: Given | None = None) -> Tensor:
         """The loss, a tensor without axes, differentiable in `student`.
@@ -92,7 +96,7 @@ class Loss(abc.ABC):
         self.check(tuple(student.shape), tuple(teacher.shape))
         # Autocast would take products back down to half precision in here.
         with torch.autocast(student.device.type, enabled=False):
-            return self.distance(wide(student), wide(teacher), given)
+            return self.distance(self._laid_out(student), self._laid_out(teacher), given)
 
     @abc.abstractmethod
     def check(self, student: Shape, teacher: Shape) -> None:
@@ -109,6 +113,9 @@ class Loss(abc.ABC):
     @abc.abstractmethod
     def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
         """The loss of checked tensors, channels selected, no narrower than single precision."""
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return wide(tensor if self.any_layout else tensor.contiguous())
 
     def _selecting(self, given: Given) -> Given:
         for name in self.needs:
@@ -137,6 +144,13 @@ def reduced(values: Tensor, how: str) -> Tensor:
     if how == "mean":
         return values.mean()
     return values.sum() / (len(values) if how == "batch" else 1)
+
+
+def reduced_squares(student: Tensor, teacher: Tensor, how: str) -> Tensor:
+    """(x_s - x_t)^2 of all values, put together as in `reduced`, in one go over them."""
+    if how == "batch":
+        return F.mse_loss(student, teacher, reduction="sum") / len(student)
+    return F.mse_loss(student, teacher, reduction=how)
 
 
 def refuse(name: str, student: Shape, teacher: Shape, why: str) -> NoReturn:

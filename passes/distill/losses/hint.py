@@ -12,7 +12,7 @@ from graphopt.passes.distill.losses.base import (
     Shape,
     check_maps,
     check_reduce,
-    reduced,
+    reduced_squares,
 )
 
 
@@ -31,6 +31,7 @@ class Hint(Loss):
     """
 
     name = "hint"
+    any_layout = True
     takes = ("channels",)
 
     reduce: str = "mean"
@@ -45,4 +46,4 @@ class Hint(Loss):
     def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
         """The loss."""
         del given
-        return reduced((student - teacher).square(), self.reduce) / 2
+        return reduced_squares(student, teacher, self.reduce) / 2

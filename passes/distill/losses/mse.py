@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from graphopt.passes.distill.losses.base import Given, check_reduce, reduced
+from graphopt.passes.distill.losses.base import Given, check_reduce, reduced_squares
 from graphopt.passes.distill.losses.rows import RowLoss
 
 
@@ -24,6 +24,7 @@ class Mse(RowLoss):
     """
 
     name = "mse"
+    any_layout = True
 
     reduce: str = "mean"
 
@@ -34,4 +35,4 @@ class Mse(RowLoss):
     def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
         """The loss."""
         del given
-        return reduced((self.rows(student) - self.rows(teacher)).square(), self.reduce)
+        return reduced_squares(self.rows(student), self.rows(teacher), self.reduce)

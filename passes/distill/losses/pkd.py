@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from graphopt.passes.distill.losses.base import Given, Loss, Shape, check_maps, refuse
-from graphopt.passes.distill.losses.spread import one_minus_correlation
+from graphopt.passes.distill.losses.maps import one_minus_channel_correlation
 
 # A channel whose std is below this is dead; the paper's code adds as much to the std.
 _LEAST = 1e-6
@@ -32,6 +32,7 @@ class Pkd(Loss):
     """
 
     name = "pkd"
+    any_layout = True
     takes = ("channels",)
 
     def check(self, student: Shape, teacher: Shape) -> None:
@@ -44,5 +45,4 @@ class Pkd(Loss):
     def distance(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
         """The loss."""
         del given
-        axes = (0, *range(2, student.ndim))
-        return one_minus_correlation(student, teacher, axes, _LEAST).mean()
+        return one_minus_channel_correlation(student, teacher, _LEAST).mean()

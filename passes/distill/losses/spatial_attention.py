@@ -10,6 +10,7 @@ from torch import Tensor
 from graphopt.errors import UsageError
 from graphopt.passes.analyze.importance.base import check_option
 from graphopt.passes.distill.losses.base import Given, Loss, Shape, check_maps, check_number
+from graphopt.passes.distill.losses.maps import mean_square_over_channels
 from graphopt.passes.distill.losses.masks import mask_over
 
 FORMS = ("sum", "mean")
@@ -38,6 +39,7 @@ class SpatialAttention(Loss):
     """
 
     name = "spatial-attention"
+    any_layout = True
     adapts = True
     takes = ("mask", "channels")
 
@@ -65,8 +67,9 @@ class SpatialAttention(Loss):
 def attention(features: Tensor, power: float = 2.0) -> Tensor:
     """A = v / ||v||_2,   v_hw = mean_c |F_chw|^p: (N, C, H, W) -> (N, H * W)."""
     # A square has no kink at zero, where the derivative of |x| is undefined.
-    energy = features.square() if power == 2 else features.abs().pow(power)
-    return F.normalize(energy.mean(1).flatten(1), dim=1, eps=1e-12)
+    squared = power == 2
+    energy = mean_square_over_channels(features) if squared else features.abs().pow(power).mean(1)
+    return F.normalize(energy.flatten(1), dim=1, eps=1e-12)
 
 
 def squares(apart: Tensor, form: str) -> Tensor:

@@ -12,6 +12,11 @@ _ROUNDING = 64
 Axes = int | tuple[int, ...]
 
 
+def rounding(kind: torch.dtype) -> float:
+    """The share of its size by which a constant may seem to vary."""
+    return _ROUNDING * torch.finfo(kind).eps
+
+
 def scaled(values: Tensor, axes: Axes, least: float | Tensor) -> Tensor:
     """x / r, r^2 = mean x^2 over `axes`; 0 with no gradient where r is at most `least`.
 
@@ -35,8 +40,7 @@ def standardized(values: Tensor, axes: Axes, least: float) -> Tensor:
     Constant is what varies by at most `least`, or by no more than rounding does.
     """
     root_mean_square = values.detach().square().mean(axes, keepdim=True).sqrt()
-    rounding = _ROUNDING * torch.finfo(values.dtype).eps
-    floor = (root_mean_square * rounding).clamp_min(least)
+    floor = (root_mean_square * rounding(values.dtype)).clamp_min(least)
     return scaled(values - values.mean(axes, keepdim=True), axes, floor)
 
 
