@@ -10,7 +10,8 @@ after training in one of these ways, all with the same optimizer and images:
                         original, after the same share off every layer by L2 norm, compensated linearly
     uncompensated       the same without compensation
     heads alone         the same without features
-    labels              plain fine-tuning on labels (classifiers) after the same pruning
+    labels              plain fine-tuning on labels after the same pruning (classifiers, and detectors
+                        whose raw maps a loss is known for)
     both                labels and the original's heads and features
     compensated         label-free after what `graphopt prune` does for itself, where no training
                         follows: isomorphic shares, and weights refitted to the original
@@ -20,7 +21,8 @@ after training in one of these ways, all with the same optimizer and images:
                         No row where it fails on the network, which is said on stderr
 
 Top-1 for classifiers (5000 test images), COCO AP for detectors (128 images of val2017). Training images:
-the 15000 of the CIFAR subset, or 128 of train2017, whose labels only the rows that say so see.
+the 15000 of the CIFAR subset, or 128 of train2017, whose labels only the rows that say so see; these
+are shifted, mirrored and zoomed. Training is as in `RECIPES` unless said otherwise.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from benchmarks.markdown import as_markdown
 from benchmarks.prune_accuracy import ASSETS, CIFAR, COCO, NETWORKS, labelled
 from graphopt.channels.plan import Plan
 from graphopt.distill import BEFORE_TRAINING
+from graphopt.errors import UsageError
 from graphopt.frontends.onnx_file import load
 from graphopt.fx import to_fx, write_back
 from graphopt.ir.graph import Graph
@@ -56,7 +59,11 @@ from graphopt.prune import PREPARATION, Pruned, prune_graph
 from graphopt.registry import parse_passes
 from graphopt.report.terminal import console, print_rows
 from graphopt.runtime.run import open_graph
+from graphopt.tasks import TaskSetup, task_for
+from graphopt.tasks.samples import TARGETS, labelled_samples
 from graphopt.training import Objective, Recipe, Task, Trainer
+
+Array = np.ndarray[Any, Any]
 
 METHODS = (
     "label-free",
@@ -69,6 +76,11 @@ METHODS = (
     "torch-pruning",
 )
 PEER = METHODS[-1]
+RECIPES = {
+    "classification": "batch=64 workers=0",
+    "detection": "batch=16 optimizer=adamw lr=0.002 augment=flip|shift=0.1|zoom=0.3 workers=0",
+}
+EPOCHS = {"classification": 5.0, "detection": 40.0}
 _TEST_LIMIT = {"classification": 5000, "detection": 128}
 
 
@@ -89,25 +101,24 @@ class Row:
 class Samples:
     """Inputs and labels in memory, as a training run wants them."""
 
-    def __init__(
-        self, name: str, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
-    ) -> None:
-        self.name, self.images, self.labels = name, images, labels
+    def __init__(self, names: list[str], images: Array, labels: Array) -> None:
+        self.names, self.images, self.labels = names, images, labels
         self.what = "arrays"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {self.name: self.images[index], "label": self.labels[index]}
+        return dict(zip(self.names, (self.images[index], self.labels[index]), strict=True))
 
 
 class Bench:
     """A network, its test images and its training images."""
 
-    def __init__(self, name: str, recipe: str) -> None:
+    def __init__(self, name: str, recipe: str, epochs: float) -> None:
         what = NETWORKS[name]
-        self.name, self.task, self.recipe = name, what.task, recipe
+        self.name, self.task = name, what.task
+        self.recipe, self.epochs = recipe or RECIPES[what.task], epochs or EPOCHS[what.task]
         self.file = ASSETS / "models" / f"{what.file}.onnx"
         loaded = load(self.file)
         self.graph = Pipeline(parse_passes(PREPARATION)).run(loaded, strict=True).graph
@@ -118,15 +129,24 @@ class Bench:
         )
         self.metric = "top1" if what.task == "classification" else "ap"
         self.before = self.score(self.graph)
-        self.samples = self._training(data[1] + ends[1])
+        self.loss, self.samples = self._training(data[1] + ends[1])
 
-    def _training(self, source: str) -> Samples:
+    def _training(self, source: str) -> tuple[Callable[..., Any] | None, Samples]:
+        """The loss on labels, None where none is known, and images with labels."""
+        name = self.graph.inputs[0].name
+        if self.task == "detection":
+            setup = _setup(self.graph)
+            if setup is not None:
+                samples = labelled_samples(source, self.graph, setup)
+                each = [samples[i] for i in range(len(samples))]
+                images, boxes = (np.stack([e[key] for e in each]) for key in (name, TARGETS))
+                return setup.loss, Samples([name, TARGETS], images, boxes)
         images, labels = [], []
         for held, feeds in labelled(self.graph, NETWORKS[self.name], source, None).batches():
             images.append(next(iter(feeds.values()))[: len(held)])
             labels += [int(e.classes[0]) if len(e.classes) else 0 for e, _, _ in held]
-        name = self.graph.inputs[0].name
-        return Samples(name, np.concatenate(images), np.array(labels, np.int64))
+        samples = Samples([name, "label"], np.concatenate(images), np.array(labels, np.int64))
+        return (nn.functional.cross_entropy if self.task == "classification" else None), samples
 
     def score(self, graph: Graph) -> float:
         """Top-1 or AP in percent."""
@@ -151,9 +171,7 @@ class Bench:
             prune(self.file, made, macs)
             return Pipeline(parse_passes(PREPARATION)).run(load(made), strict=True).graph
 
-    def trained(
-        self, small: Graph, plan: Plan | None, method: str, epochs: float
-    ) -> tuple[Graph, float]:
+    def trained(self, small: Graph, plan: Plan | None, method: str) -> tuple[Graph, float]:
         """The pruned network after training, and the seconds that took."""
         graph = small.copy()
         alone = method == "heads alone" or plan is None
@@ -161,23 +179,36 @@ class Bench:
         student = freed(graph)
         view = to_fx(student)
         example = torch.from_numpy(self.samples.images[:2])
-        objective: Objective = Task(nn.functional.cross_entropy)
         model: nn.Module = view
-        on_labels = "labels" in method or (plan is None and self.task == "classification")
-        if not on_labels:
-            task = nn.functional.cross_entropy if method == "both" else None
+        if self.on_labels(method):
+            assert self.loss is not None
+            objective: Objective = Task(self.loss)
+        else:
+            task = self.loss if method == "both" else None
             terms = default_terms(student, self.graph, plan, wanted)
             made = Distillation(view, to_fx(freed(self.graph)), terms, example=example, task=task)
             objective, model = made, made.student
-        names = (
-            [self.samples.name, "label"] if on_labels or method == "both" else [self.samples.name]
-        )
-        recipe = Recipe.parse(self.recipe, epochs=epochs)
+        names = self.samples.names
+        if method != "both" and not self.on_labels(method):
+            names = names[:1]
+        recipe = Recipe.parse(self.recipe, epochs=self.epochs)
         trainer = Trainer(model, objective, self.samples, names, recipe)
         started = time.perf_counter()
         trainer.run()
         write_back(view, graph)
         return graph, time.perf_counter() - started
+
+    def on_labels(self, method: str) -> bool:
+        """Whether labels alone are what is trained on."""
+        return "labels" in method or (method == PEER and self.task == "classification")
+
+
+def _setup(graph: Graph) -> TaskSetup | None:
+    """The loss of a detector, None where none is known for what it puts out."""
+    try:
+        return task_for(graph, "detection")
+    except UsageError:
+        return None
 
 
 def main() -> None:
@@ -186,10 +217,8 @@ def main() -> None:
     parser.add_argument("--models", default="resnet8,resnet20")
     parser.add_argument("--macs", default="0.7,0.5")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument(
-        "--recipe", default="batch=64 workers=0", help="see graphopt.training.Recipe"
-    )
+    parser.add_argument("--epochs", type=float, default=0, help="5, detectors 40")
+    parser.add_argument("--recipe", default="", help="see graphopt.training.Recipe and RECIPES")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", type=Path, nargs="*", default=[], help="rows of earlier runs")
     parser.add_argument("--markdown", type=Path)
@@ -207,18 +236,18 @@ def run(options: argparse.Namespace, keep: Callable[[list[Row]], None]) -> list[
     """Every row, kept as soon as it is there."""
     rows: list[Row] = []
     for name in options.models.split(","):
-        bench = Bench(name, options.recipe)
+        bench = Bench(name, options.recipe, options.epochs)
         for macs in (float(m) for m in options.macs.split(",")):
             for method in options.methods.split(","):
-                if bench.task == "detection" and ("labels" in method or method == "both"):
+                if bench.loss is None and (bench.on_labels(method) or method == "both"):
                     continue
                 found = _pruned(bench, macs, method)
                 if found is None:
                     continue
                 small, plan = found
-                after, seconds = bench.trained(small, plan, method, options.epochs)
+                after, seconds = bench.trained(small, plan, method)
                 scores = bench.before, bench.score(small), bench.score(after)
-                rows.append(Row(name, macs, method, options.epochs, *scores, seconds))
+                rows.append(Row(name, macs, method, bench.epochs, *scores, seconds))
                 print(rows[-1], file=sys.stderr, flush=True)
                 keep(rows)
     return rows
