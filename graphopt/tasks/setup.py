@@ -11,6 +11,7 @@ from graphopt.evaluate import Decoder
 from graphopt.evaluate.decoders import decoder_for, input_size
 from graphopt.evaluate.decoders.anchors import AnchorMaps
 from graphopt.evaluate.decoders.retina import Retina
+from graphopt.evaluate.decoders.rows import Decoded
 from graphopt.ir.graph import Graph, is_op
 from graphopt.named import unknown
 
@@ -47,12 +48,12 @@ def task_for(
     """What a network is for.
 
     Args:
-        graph: a network with raw outputs, such as those of the zoo.
+        graph: a network with raw outputs, such as those of the zoo, or a YOLO that decodes its boxes.
         task: "detection", "classification", or "auto": classification for one output (images,
             classes), else detection.
         decoder: for detection, see `graphopt.evaluate.decoders.decoder_for`.
-        loss: options of the loss as text, "box=2 iou=giou"; see `graphopt.tasks.yolo`, `retinanet` and
-            `classification`.
+        loss: options of the loss as text, "box=2 iou=giou"; see `graphopt.tasks.yolo`, `undecoded`,
+            `retinanet` and `classification`.
 
     Raises:
         UsageError: a task there is not, outputs no loss is known for, or options that cannot be
@@ -94,10 +95,12 @@ def _detection(graph: Graph, decoder: Decoder, loss: str) -> TaskSetup:
         made: Any = _yolo(graph, decoder, size, loss)
     elif isinstance(decoder, Retina):
         made = _retina(graph, decoder, loss)
+    elif isinstance(decoder, Decoded):
+        made = _decoded_yolo(graph, size, loss)
     else:
         raise UsageError(
-            f"no loss is known for decoder {decoder.name!r}; raw maps of yolov3, yolov3-tiny, yolov4, "
-            "yolov5 and retinanet can be trained on labels"
+            f"no loss is known for decoder {decoder.name!r}; yolov3, yolov3-tiny, yolov4 and yolov5 "
+            "(raw maps or decoded), and raw maps of retinanet can be trained on labels"
         )
     return TaskSetup("detection", decoder, made, "ap50", made.classes)
 
@@ -112,6 +115,22 @@ def _yolo(graph: Graph, decoder: AnchorMaps, size: tuple[int, int], loss: str) -
     if rest or classes <= 5 or len(graph.outputs) != len(decoder.anchors):
         _refuse(graph, decoder, f"{len(decoder.anchors)} maps of anchors * (5 + classes) channels")
     return YoloLoss(decoder, size, classes - 5, YoloOptions.parse(loss))
+
+
+def _decoded_yolo(graph: Graph, size: tuple[int, int], loss: str) -> Any:
+    from graphopt.tasks.undecoded import DecodedOptions, DecodedYoloLoss
+
+    options = DecodedOptions.parse(loss)
+    shapes = _shapes(graph)
+    if (
+        len(shapes) != 1
+        or len(shapes[0]) != 3
+        or not all(isinstance(n, int) for n in shapes[0][1:])
+    ):
+        raise UsageError(
+            f"decoded boxes are one output (images, boxes, 5 + classes), not {_told(graph)}"
+        )
+    return DecodedYoloLoss(size, shapes[0][1], shapes[0][2] - 5, options)
 
 
 def _retina(graph: Graph, decoder: Retina, loss: str) -> Any:

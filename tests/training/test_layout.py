@@ -140,3 +140,25 @@ def test_a_users_loss_may_take_views() -> None:
     recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
     objective = Task(lambda maps, label: sum(loss(m, label) for m in maps))
     Trainer(to_fx(graph), objective, Pictures(), ["x", "y"], recipe, device="cpu").run()
+
+
+@pytest.mark.parametrize("how", ["labels", "teacher"])
+def test_a_network_that_decodes_its_boxes(how: str) -> None:
+    """Its anchors have five axes, which no order of four fits."""
+
+    def decoding() -> fx.GraphModule:
+        options = {"width": 0.25, "input_size": 32, "untrained": True}
+        return to_fx(normalize(export("yolov3-tiny", decode=True, **options)))
+
+    model = decoding()
+    assert any(t.dim() == 5 for t in (*model.parameters(), *model.buffers()))
+    recipe = Recipe(epochs=1, batch=4, lr=0.01, workers=0, augment="none")
+    objective: Objective = Task(lambda rows, label: rows[..., 4:].square().mean() + 0 * label.sum())
+    if how == "teacher":
+        terms = {("predictions", "predictions"): "mse"}
+        objective = Distillation(model, decoding(), terms, example=torch.rand(2, 3, 32, 32))
+        model = objective.student
+    seen = Seen()
+    names = ["x", "y"] if how == "labels" else ["x"]
+    Trainer(model, objective, Pictures(), names, recipe, hooks=[seen], device="cpu").run()
+    assert seen.found == [True, True]
