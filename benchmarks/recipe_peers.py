@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.by_torch_pruning import prune
 from graphopt.recipes import Recipe, run_recipe
 from graphopt.recipes.recipe import Stage
+from graphopt.recipes.run import read_result
 from graphopt.recipes.stage import MODEL
 
 
@@ -94,7 +95,10 @@ def run_peers(
         like = recipe.stage(peer.like)
         for seed in seeds:
             place = folder / f"seed{seed}"
-            file = place / f"{peer.name}.onnx"
+            # Named after what it was made from: a stage that was run anew is pruned anew.
+            of = read_result(place / peer.of)
+            assert of is not None
+            file = place / f"{peer.name}-{of['fingerprint']}.onnx"
             if not file.exists():
                 prune(
                     place / peer.of / MODEL,

@@ -16,7 +16,7 @@ from graphopt.evaluate.readers.shapes import Shapes
 from graphopt.evaluate.readers.yolo import write
 from graphopt.frontends.onnx_file import load, save
 from graphopt.ir.cost import cost_of
-from graphopt.recipes import find_recipe, known_recipes, read_recipe, run_recipe
+from graphopt.recipes import Recipe, find_recipe, known_recipes, read_recipe, run_recipe
 from graphopt.recipes import run as running
 from graphopt.recipes.recipe import Claim
 from graphopt.recipes.stage import Ground, alike
@@ -424,3 +424,32 @@ def test_every_recipe_has_a_page_and_its_tables_are_made_from_results() -> None:
         page = (PAGES / f"{recipe.name}.md").read_text("utf-8")
         assert body(recipe, content, path.stem) in page
         assert path.with_suffix(".svg").exists()
+
+
+def test_a_peer_prunes_anew_what_was_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import recipe_peers
+
+    pruned = []
+
+    def prune(source: Path, made: Path, *_: object, **__: object) -> None:
+        pruned.append(source.read_text("utf-8"))
+        made.write_text(pruned[-1], "utf-8")
+
+    def trained(recipe: Recipe, *_: object, **__: object) -> list[dict[str, object]]:
+        [stage] = recipe.stages
+        return [{"file": Path(str(stage.network["file"])).read_text("utf-8")}]
+
+    monkeypatch.setattr(recipe_peers, "prune", prune)
+    monkeypatch.setattr(recipe_peers, "run_recipe", trained)
+    recipe = read_recipe(find_recipe("retinanet-recovery"), "small")
+    base = tmp_path / "seed0" / "base"
+    base.mkdir(parents=True)
+    found = []
+    for content in ("first", "first", "second"):
+        (base / "model.onnx").write_text(content, "utf-8")
+        (base / "result.json").write_text(json.dumps({"fingerprint": content}), "utf-8")
+        found += recipe_peers.run_peers(recipe, tmp_path, [0], lambda: None, lambda _: None)
+    assert [f["file"] for f in found] == ["first", "first", "second"]
+    assert pruned == ["first", "second"]
