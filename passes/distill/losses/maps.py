@@ -45,7 +45,7 @@ def mean_square_over_channels(features: Tensor) -> Tensor:
 
 
 class _Moments(NamedTuple):
-    """Of every channel, in double precision: means, and sums of products around them."""
+    """Of every channel, in double precision where there is one: means, and products around them."""
 
     mean_a: Tensor
     mean_b: Tensor
@@ -67,7 +67,7 @@ class _Correlation(torch.autograd.Function):
         scale = torch.where(both, aa.rsqrt() * torch.where(alive_b, found.bb, 1.0).rsqrt(), 0.0)
         rho = found.ab * scale
         ctx.save_for_backward(a, b, found.mean_a, found.mean_b, rho / aa, scale)
-        halves = (alive_a.double() + alive_b.double()) / 2
+        halves = (alive_a.to(rho) + alive_b.to(rho)) / 2
         return (halves - rho).clamp_min(0.0).to(a.dtype)
 
     @staticmethod
@@ -80,8 +80,8 @@ class _Correlation(torch.autograd.Function):
             _along(v.to(a.dtype), a)
             for v in (mean_a, mean_b, own * gradients[0], -other * gradients[0])
         )
-        room = torch.empty_like(next(_pieces(a)))
-        for one, two, into in zip(_pieces(a), _pieces(b), _pieces(out), strict=True):
+        room = torch.empty_like(b[: _at_once(a)])
+        for one, two, into in _pieces(a, b, out):
             torch.sub(one, mean_a, out=into).mul_(own)
             into.addcmul_(torch.sub(two, mean_b, out=room[: len(two)]), other)
         return out, None, None
@@ -91,7 +91,7 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
-        return torch.cat([piece.square().mean(1) for piece in _pieces(features)])
+        return torch.cat([piece.square().mean(1) for (piece,) in _pieces(features)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -102,11 +102,12 @@ class _Energy(torch.autograd.Function):
 
 def _moments(a: Tensor, b: Tensor) -> _Moments:
     """Moments of pieces, put together around the common mean (Chan et al. 1979)."""
-    room = [torch.empty_like(next(_pieces(a))) for _ in range(3)]
-    parts = [_moments_of(*both, room) for both in zip(_pieces(a), _pieces(b), strict=True)]
-    mean_a, mean_b, aa, bb, ab = (torch.stack(each).double() for each in zip(*parts, strict=True))
-    sizes = [len(piece) for piece in _pieces(a)]
-    share = torch.tensor(sizes, dtype=torch.float64, device=a.device).div_(len(a)).unsqueeze(1)
+    room = [torch.empty_like(each[: _at_once(a)]) for each in (a, b, b)]
+    parts = [_moments_of(one, two, room) for one, two in _pieces(a, b)]
+    exact = torch.float32 if a.device.type == "mps" else torch.float64  # MPS has no doubles
+    mean_a, mean_b, aa, bb, ab = (torch.stack(each).to(exact) for each in zip(*parts, strict=True))
+    sizes = [len(one) for one, _ in _pieces(a, b)]
+    share = torch.tensor(sizes, dtype=exact, device=a.device).div_(len(a)).unsqueeze(1)
     all_a, all_b = (share * mean_a).sum(0), (share * mean_b).sum(0)
     counts = share * (a.numel() // a.shape[1])
     mean_a, mean_b = mean_a - all_a, mean_b - all_b
@@ -141,9 +142,13 @@ def _along(values: Tensor, maps: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (maps.ndim - 2))
 
 
-def _pieces(maps: Tensor) -> Iterator[Tensor]:
-    """Some images at a time; all of them on devices where starting an operation costs more."""
+def _pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some images of each at a time."""
+    return zip(*(each.split(_at_once(maps[0])) for each in maps), strict=True)
+
+
+def _at_once(maps: Tensor) -> int:
+    """How many images; all of them on devices where starting an operation costs more."""
     if maps.device.type != "cpu":
-        return iter((maps,))
-    bytes_each = max(1, maps[0].numel() * maps.element_size())
-    return iter(maps.split(max(1, _PIECE // bytes_each)))
+        return len(maps)
+    return max(1, _PIECE // max(1, maps[0].numel() * maps.element_size()))

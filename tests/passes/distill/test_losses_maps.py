@@ -105,3 +105,12 @@ def test_what_is_not_trained_gets_no_gradient() -> None:
     found = one_minus_channel_correlation(a, b, 1e-6).sum() + 0 * b.sum()
     found.backward()
     assert not b.grad.any()
+
+
+def test_a_teacher_in_another_precision() -> None:
+    a, b = drawn(8, 3, 16, 16), drawn(8, 3, 16, 16, seed=1)
+    wanted = one_minus_channel_correlation(a, b, 1e-6)
+    one = a.float().requires_grad_()
+    found = one_minus_channel_correlation(one, b, 1e-6)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert gradient(found, one).dtype == torch.float32
