@@ -20,12 +20,27 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, or is not TOML.
     """
-    # Before Python 3.11, tomli is the same module.
-    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        tables: dict[str, Any] = parser.loads(path.read_text(encoding="utf-8"))
+        tables = _loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{what} {path}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{what} {path} is not valid TOML: {error}") from error
     return tables
+
+
+def read_value(text: str) -> Any:
+    """A number, a truth value, a text in quotes or a list as TOML writes them; else the text itself."""
+    try:
+        found = _loads(f"value = {text}")
+    except ValueError:
+        return text
+    value = found["value"]
+    return value if len(found) == 1 and isinstance(value, bool | int | float | str | list) else text
+
+
+def _loads(text: str) -> dict[str, Any]:
+    # Before Python 3.11, tomli is the same module.
+    parser = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    found: dict[str, Any] = parser.loads(text)
+    return found

@@ -21,6 +21,7 @@ from graphopt.recipes import run as running
 from graphopt.recipes.recipe import Claim
 from graphopt.recipes.stage import Ground, alike
 from graphopt.recipes.table import answers, cells, columns, spread
+from graphopt.toml import read_value
 from graphopt.zoo.trained import trained_example
 
 TEXT = """
@@ -405,6 +406,34 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> No
         main(["recipe", "run", "hand-local-decay", "--set", "width"])
     assert refused.value.code != 0
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("[]", []),
+        ('["tx2", "kirin990"]', ["tx2", "kirin990"]),
+        ("batch=16 lr=0.01", "batch=16 lr=0.01"),
+        ("30%", "30%"),
+        ("007", "007"),
+        ("2026-11-23", "2026-11-23"),
+        ("1\nother = 2", "1\nother = 2"),
+        ("", ""),
+    ],
+)
+def test_a_setting_is_read_as_toml_or_as_a_word(text: str, value: object) -> None:
+    found = read_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_one_board_needs_no_list() -> None:
+    path = find_recipe("any-onnx")
+    for given, wanted in (("tx2", ("tx2",)), (["tx2", "host"], ("tx2", "host")), ([], ())):
+        recipe = read_recipe(path, "small", settings={"tx2": given})
+        assert recipe.stage("given").boards == wanted
 
 
 # --- the pages ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import typer
 
 from graphopt.cli.common import Device, File, Json, Names, Text, print_json, progress
 from graphopt.errors import UsageError
+from graphopt.toml import read_value
 
 recipe_app = typer.Typer(
     help="Published pipelines: train, press, prune, distill, quantize, compile.",
@@ -19,7 +20,8 @@ recipe_app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="A recipe of `graphopt recipe list`, or a .toml file.")]
 Scale = Annotated[str, typer.Option(help="One of the recipe's scales: smoke, small, full.")]
 Settings = Annotated[
-    Names, typer.Option("--set", metavar="NAME=VALUE", help="Another value for a setting.")
+    Names,
+    typer.Option("--set", metavar="NAME=VALUE", help="Another value for a setting, as in TOML."),
 ]
 
 
@@ -82,23 +84,14 @@ def recipe_run(
 
 
 def _settings(texts: list[str]) -> dict[str, Any]:
-    """NAME=VALUE as the recipe's file would have it: numbers are numbers."""
+    """NAME=VALUE, the value as the recipe's file would have it; what is no TOML is a word."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text!r}: write NAME=VALUE")
-        found[name] = _number(value)
+        found[name] = read_value(value)
     return found
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _report(recipe: Any, results: list[dict[str, Any]], folder: Path) -> Path:

@@ -322,7 +322,7 @@ class _Reader:
             teacher=table.get("teacher"),
             network={**self._network, **own},
             passes=tuple({k: self.replaced(v) for k, v in p.items()} for p in passes),
-            boards=tuple(self.replaced(table.get("boards", []))),
+            boards=_several(self.replaced(table.get("boards", []))),
             ablation=bool(table.get("ablation", False)),
         )
 
@@ -342,6 +342,11 @@ class _Reader:
             text = self.text(table, "text")
             found.append(Claim(text, table["better"], table["worse"], float(within)))
         return tuple(found)
+
+
+def _several(given: Any) -> tuple[str, ...]:
+    """A list of names, or the only one."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
