@@ -25,6 +25,7 @@ from graphopt.named import unknown
 from graphopt.pass_base import Changes, Context, Pass
 from graphopt.passes.quantize.grid import Grid, Kind
 from graphopt.passes.quantize.placement import PRODUCTS, Placement
+from graphopt.passes.quantize.pool_first import pool_first
 from graphopt.passes.quantize.precision import Effect, below, effects, fewest
 from graphopt.passes.quantize.rounder import Rounder, Settings, Spared, worth_storing
 from graphopt.passes.quantize.rules import Rules, rules_for, wide_kind, with_kinds
@@ -98,6 +99,10 @@ class InsertFakeQuant(Pass):
             placement = rounder.place(left)
         if placement.nodes:
             _raise_opset(graph, [*kinds, *(wide if placement.wide else [])])
+        for node in pool_first(graph, placement) if rules.pools_in_bytes else ():
+            context.rewrote(
+                node, "computes behind the pool, which is so kept from running on bytes"
+            )
         grids = rounder.apply(graph, placement)
         _refuse(placement, context)
         wider = placement.widened()

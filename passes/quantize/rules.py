@@ -50,6 +50,8 @@ class Rules:
         shared: arithmetic whose operands and result have one grid, which makes it a copy.
         wide: operators that also have kernels for activations of 16 bits, weights as they are.
         ends_in_numbers: whether a product of integers whose result only floats read gives numbers.
+        pools_in_bytes: whether it runs a MaxPool in front of a rounding on bytes, whatever comes before
+            (see `pool_first`).
         board: whose processor the compiler's model knows, so that what integers make slower stays in
             float; empty where nothing is known.
     """
@@ -67,6 +69,7 @@ class Rules:
     shared: frozenset[str] = frozenset()
     wide: frozenset[str] = frozenset()
     ends_in_numbers: bool = False
+    pools_in_bytes: bool = False
     board: str = ""
 
     @property
@@ -91,6 +94,7 @@ _ORT = Rules(
         )
     ),
     fused=frozenset(("Relu", "Clip")),
+    pools_in_bytes=True,
 )
 _OWN = Rules(
     "a57",
