@@ -135,7 +135,7 @@ class Bench:
         """The loss on labels, None where none is known, and images with labels."""
         name = self.graph.inputs[0].name
         if self.task == "detection":
-            setup = _setup(self.graph)
+            setup = _setup(self.graph, NETWORKS[self.name].decoder)
             if setup is not None:
                 samples = labelled_samples(source, self.graph, setup)
                 each = [samples[i] for i in range(len(samples))]
@@ -203,10 +203,10 @@ class Bench:
         return "labels" in method or (method == PEER and self.task == "classification")
 
 
-def _setup(graph: Graph) -> TaskSetup | None:
+def _setup(graph: Graph, decoder: str | None) -> TaskSetup | None:
     """The loss of a detector, None where none is known for what it puts out."""
     try:
-        return task_for(graph, "detection")
+        return task_for(graph, "detection", decoder=decoder)
     except UsageError:
         return None
 
