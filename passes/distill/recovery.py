@@ -16,6 +16,8 @@ from graphopt.data import Samples
 from graphopt.errors import ModelError, UsageError
 from graphopt.evaluate.decoders import decoder_for
 from graphopt.evaluate.decoders.anchors import AnchorMaps
+from graphopt.evaluate.decoders.base import Decoder
+from graphopt.evaluate.decoders.rows import Decoded, Yolox
 from graphopt.fx import parameters_before, tap, to_fx, write_back
 from graphopt.fx.build import origin
 from graphopt.fx.support import check_supported
@@ -41,6 +43,7 @@ HEAD_CLASSES = "kl{temperature=4}"
 HEAD_VALUES = "mse"
 HEAD_MAP = "mse{anchors=1}"
 HEAD_YOLO = "objectness-scaled"
+HEAD_ROWS = "objectness-rows"
 FEATURE = "pkd"
 FEATURE_OTHER_WIDTH = "spatial-attention"
 _EXAMPLES = 2
@@ -226,6 +229,9 @@ def default_terms(
         UsageError: the graphs share no head under one name.
     """
     heads, features = default_taps(student, teacher)
+    rows = _rows_loss(teacher) if wanted.head == "auto" else None
+    if rows is not None:
+        heads = [t.name for t in teacher.outputs]
     if not heads:
         raise UsageError(
             "student and teacher share no tensor name at their heads: take a teacher the student "
@@ -235,8 +241,9 @@ def default_terms(
     terms: dict[Pair, Term] = {}
     classes = is_classifier(teacher, heads)
     for name in heads if wanted.head != "none" else ():
-        loss = wanted.head if wanted.head != "auto" else _head_loss(teacher, name, classes=classes)
-        by_size = not classes and not loss.startswith(HEAD_YOLO)
+        usual = rows or _head_loss(teacher, name, classes=classes)
+        loss = wanted.head if wanted.head != "auto" else usual
+        by_size = not classes and not loss.startswith((HEAD_YOLO, HEAD_ROWS))
         terms[name, name] = Term(loss, channels=kept.get(name), normalized=by_size)
     for name in features if wanted.feature != "none" else ():
         loss = (
@@ -258,12 +265,25 @@ def _head_loss(teacher: Graph, name: str, *, classes: bool) -> str:
     return HEAD_MAP if rank_of(teacher.tensors()[name]) == 4 else HEAD_VALUES
 
 
-def _yolo_anchors(teacher: Graph) -> int | None:
-    """How many anchors a cell has, where the outputs are YOLO's raw maps without a doubt."""
+def _decoder(teacher: Graph) -> Decoder | None:
+    """What the outputs mean, where that is without a doubt."""
     try:
-        decoder = decoder_for(None, teacher)
+        return decoder_for(None, teacher)
     except (UsageError, ModelError):
         return None
+
+
+def _rows_loss(teacher: Graph) -> str | None:
+    """What compares the only output of a detector that puts out rows of boxes and probabilities."""
+    decoder = _decoder(teacher)
+    if isinstance(decoder, Decoded):
+        return HEAD_ROWS
+    return f"{HEAD_ROWS}{{units=cells}}" if isinstance(decoder, Yolox) else None
+
+
+def _yolo_anchors(teacher: Graph) -> int | None:
+    """How many anchors a cell has, where the outputs are YOLO's raw maps without a doubt."""
+    decoder = _decoder(teacher)
     return len(decoder.anchors[0]) if isinstance(decoder, AnchorMaps) else None
 
 

@@ -12,7 +12,7 @@ from graphopt.errors import UsageError
 from graphopt.passes.distill.losses.base import Given, Loss, Shape, check_number, refuse
 from graphopt.passes.distill.losses.rows import yolo_rows
 
-_LEAST = 1.0  # teacher's objectness in a batch below which a batch shows nothing
+LEAST_SEEN = 1.0  # teacher's objectness in a batch below which a batch shows nothing
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ObjectnessScaled(Loss):
         if mine.shape[-1] > 5:
             apart = apart + self.classes * _coins(mine[..., 5:], theirs[..., 5:]).sum(-1)
         total = (_coins(mine[..., 4], theirs[..., 4]) + seen * apart).sum()
-        return total / seen.sum().clamp_min(_LEAST)
+        return total / seen.sum().clamp_min(LEAST_SEEN)
 
 
 def _units(rows: Tensor) -> Tensor:

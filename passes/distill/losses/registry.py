@@ -21,6 +21,7 @@ _OURS = {
     "mse": f"{_HERE}.mse:Mse",
     "dist": f"{_HERE}.dist:Dist",
     "objectness-scaled": f"{_HERE}.objectness_scaled:ObjectnessScaled",
+    "objectness-rows": f"{_HERE}.objectness_rows:ObjectnessRows",
     "teacher-bounded": f"{_HERE}.teacher_bounded:TeacherBounded",
     "hint": f"{_HERE}.hint:Hint",
     "masked-feature": f"{_HERE}.masked_feature:MaskedFeature",

@@ -52,6 +52,8 @@ CASES: list[tuple[str, tuple[int, ...], Given]] = [
     ("mse", (3, 5), Given()),
     ("mse{reduce=sum anchors=2 part=boxes}", (2, 16, 2, 3), Given()),
     ("objectness-scaled{anchors=2}", (2, 16, 2, 3), Given()),
+    ("objectness-rows", (2, 6, 8), Given()),
+    ("objectness-rows{units=cells}", (2, 6, 8), Given()),
     ("dist", (4, 5), Given()),
     ("dist{anchors=2 part=classes inter=2 sigmoid=true temperature=2}", (2, 16, 2, 3), Given()),
     ("teacher-bounded", (6, 4), Given(target=drawn(6, 4, seed=9))),
