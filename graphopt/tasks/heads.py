@@ -68,17 +68,20 @@ class Head:
     def all_boxes(self) -> Tensor:
         """The predicted boxes (images, anchors * height * width, 4) of every place."""
         values = self.raw[:, :, :4].permute(0, 1, 3, 4, 2)
-        height, width = self.scale.cells
-        rows = torch.arange(height, device=values.device)
-        columns = torch.arange(width, device=values.device)
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        cell = torch.stack((x, y), dim=-1)
+        cell = cells(*self.scale.cells, values.device)
         anchors = self.scale.anchors[:, None, None]
         return self._boxes(self.units(values), cell, anchors).flatten(1, 3)
 
     def _boxes(self, units: Tensor, cell: Tensor, anchors: Tensor) -> Tensor:
         xy = (units[..., :2] + cell) * self.scale.stride
         return corners(xy, units[..., 2:].exp() * anchors)
+
+
+def cells(height: int, width: int, device: torch.device) -> Tensor:
+    """Column and row of every cell of a map, (height, width, 2)."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((x, y), dim=-1)
 
 
 def heads_of(

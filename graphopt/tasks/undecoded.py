@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from graphopt.errors import UsageError
 from graphopt.evaluate.decoders import DECODERS
 from graphopt.evaluate.decoders.anchors import AnchorMaps
+from graphopt.evaluate.decoders.rows import STRIDES
 from graphopt.evaluate.decoders.text import with_options
 from graphopt.named import unknown
+from graphopt.tasks.heads import cells
 from graphopt.tasks.outputs import Outputs, as_list
 from graphopt.tasks.yolo import YoloLoss, YoloOptions
 
 FORMULAS = ("yolov3", "yolov3-tiny", "yolov4", "yolov5")
-_STRIDES = {2: (16, 32), 3: (8, 16, 32)}
 _LEAST = 1e-7  # of a probability, and of one less it
 _OFF = 0.02  # cells by which a centre may lie out of reach, for the roundings of large pixels
 
@@ -91,7 +92,9 @@ class DecodedYoloLoss(nn.Module):
         super().__init__()
         decoder = options.decoder()
         self.raw = YoloLoss(decoder, size, classes, options)
-        self.cells = [(-(-size[0] // s), -(-size[1] // s)) for s in _STRIDES[len(decoder.anchors)]]
+        self.cells = [
+            (-(-size[0] // s), -(-size[1] // s)) for s in STRIDES[-len(decoder.anchors) :]
+        ]
         self.counts = [
             len(a) * h * w for a, (h, w) in zip(decoder.anchors, self.cells, strict=True)
         ]
@@ -156,12 +159,7 @@ class DecodedYoloLoss(nn.Module):
         """t_xy of centres (images, anchors, height, width, 2) in pixels."""
         height, width = xy.shape[2:4]
         stride = xy.new_tensor([self.raw.size[1] / width, self.raw.size[0] / height])
-        rows, columns = (
-            torch.arange(height, device=xy.device),
-            torch.arange(width, device=xy.device),
-        )
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        inside = (xy / stride - torch.stack((x, y), -1) + (s - 1) / 2) / s
+        inside = (xy / stride - cells(height, width, xy.device) + (s - 1) / 2) / s
         with torch.no_grad():
             if bool(((inside < -_OFF) | (inside > 1 + _OFF)).any()):
                 raise UsageError(

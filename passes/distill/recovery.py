@@ -241,8 +241,8 @@ def default_terms(
     terms: dict[Pair, Term] = {}
     classes = is_classifier(teacher, heads)
     for name in heads if wanted.head != "none" else ():
-        usual = rows or _head_loss(teacher, name, classes=classes)
-        loss = wanted.head if wanted.head != "auto" else usual
+        asked = wanted.head if wanted.head != "auto" else rows
+        loss = asked or _head_loss(teacher, name, classes=classes)
         by_size = not classes and not loss.startswith((HEAD_YOLO, HEAD_ROWS))
         terms[name, name] = Term(loss, channels=kept.get(name), normalized=by_size)
     for name in features if wanted.feature != "none" else ():

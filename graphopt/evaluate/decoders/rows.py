@@ -17,7 +17,7 @@ import numpy as np
 
 from graphopt.evaluate.decoders.base import Array, Candidates, Decoder, Shapes, corners, grid
 
-_STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Yolox(Decoder):
     preprocess: ClassVar[str] = "letterbox, top-left, bgr, scale=1, pad=114"
     every_class: ClassVar[bool] = False
 
-    strides: tuple[int, ...] = _STRIDES
+    strides: tuple[int, ...] = STRIDES
 
     def fits(self, outputs: Shapes, size: tuple[int, int]) -> bool:
         """As many rows as cells."""
@@ -57,7 +57,7 @@ class Decoded(Decoder):
 
     def fits(self, outputs: Shapes, size: tuple[int, int]) -> bool:
         """Three rows for every cell of two or three scales."""
-        areas = [-(-size[0] // s) * -(-size[1] // s) for s in _STRIDES]
+        areas = [-(-size[0] // s) * -(-size[1] // s) for s in STRIDES]
         return _row_count(outputs) in (3 * sum(areas), 3 * sum(areas[1:]))
 
     def decode(
