@@ -148,6 +148,20 @@ def test_text_and_object_are_the_same() -> None:
     assert Preprocess.parse("") == Preprocess()
 
 
+SAME = {
+    "letterbox=416 scale=1/255 rgb": "letterbox, size=416, scale=1/255, rgb",
+    "stretch=4x6,bgr": "stretch, size=4x6, bgr",
+    "crop mean = 0.1, 0.2 0.3 std=2": "crop, mean=0.1,0.2,0.3, std=2",
+    " yolo  size=32 ": "yolo, size=32",
+}
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_spaces_for_commas_and_a_size_with_the_fit(text: str) -> None:
+    assert Preprocess.parse(text) == Preprocess.parse(SAME[text])
+
+
+
 INPUTS = {
     "N,4,4,6": "input 'x' has 4 channels in layout nchw; rgb images have 3",
     "N,12": "images need four dimensions",

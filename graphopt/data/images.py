@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,20 @@ class Preprocess:
 
     @classmethod
     def parse(cls, text: str, default: Preprocess | None = None) -> Preprocess:
-        """Reads "crop, bgr, scale=1/255, mean=0.485,0.456,0.406, pad=0, layout=nhwc, size=416".
+        """Reads "crop=416, bgr, scale=1/255, mean=0.485,0.456,0.406, pad=0, layout=nhwc".
 
         Args:
-            text: items with commas between; what is left out is as in `default`. `size` is one
-                number, or height x width as in 416x608. A preset (yolo, torchvision, ssd, cifar)
-                stands for the items of that family, which later items override.
+            text: items with commas or spaces between; what is left out is as in `default`.
+                `crop=416` is `crop, size=416`; a size is one number, or height x width as in
+                416x608. A preset (yolo, torchvision, ssd, cifar) stands for the items of that
+                family, which later items override.
             default: what holds where `text` is silent.
 
         Raises:
             UsageError: an item that cannot be read, naming it.
         """
         items = [i for item in _items(text) for i in _items(PRESETS.get(item, item))]
-        return replace(default or cls(), **dict(_item(i) for i in items))
+        return replace(default or cls(), **dict(field for i in items for field in _fields(i)))
 
     def apply(self, path: Path) -> Array:
         """The input made of one image file: float32, without a batch axis.
@@ -164,9 +166,9 @@ def _checked(how: Preprocess, name: str, shape: list[Any]) -> Preprocess:
 
 
 def _items(text: str) -> list[str]:
-    """The items between commas; numbers after a number belong to the item before."""
+    """The items between commas or spaces; numbers after a number belong to the item before."""
     items: list[str] = []
-    for item in (i.strip() for i in text.split(",")):
+    for item in re.split(r"[,\s]+", re.sub(r"\s*=\s*", "=", text)):
         if items and "=" in items[-1] and item[:1] in "0123456789.-" and item:
             items[-1] += f",{item}"
         elif item:
@@ -174,8 +176,15 @@ def _items(text: str) -> list[str]:
     return items
 
 
-def _item(item: str) -> tuple[str, Any]:
-    key, equals, value = (part.strip() for part in item.partition("="))
+def _fields(item: str) -> list[tuple[str, Any]]:
+    word, _, size = item.partition("=")
+    if size and _WORDS.get(word) == "fit":
+        return [("fit", word), _field(f"size={size}")]
+    return [_field(item)]
+
+
+def _field(item: str) -> tuple[str, Any]:
+    key, equals, value = item.partition("=")
     if not equals:
         if item not in _WORDS:
             raise UsageError(f"preprocess: {unknown('choice', item, _WORDS)}")
