@@ -161,7 +161,6 @@ def test_spaces_for_commas_and_a_size_with_the_fit(text: str) -> None:
     assert Preprocess.parse(text) == Preprocess.parse(SAME[text])
 
 
-
 INPUTS = {
     "N,4,4,6": "input 'x' has 4 channels in layout nchw; rgb images have 3",
     "N,12": "images need four dimensions",
