@@ -1,6 +1,6 @@
 """Things known by name: classes, options written behind a name, names that globs stand for.
 
-name{option=value other=value}
+name{option=value other="a value, with spaces"}
 /model.2*    a glob; a name that is there is itself, whatever characters it is made of
 """
 
@@ -17,6 +17,8 @@ from graphopt.errors import UsageError
 
 T = TypeVar("T")
 _LISTED = 50
+_QUOTED = r"""(?:"[^"]*"|'[^']*')"""
+_OPTIONS = rf"\{{((?:{_QUOTED}|[^{{}}])*)\}}"
 
 
 class Classes(dict[str, "str | type[T]"], Generic[T]):
@@ -97,7 +99,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def read_named(text: str, what: str) -> tuple[str, dict[str, str]]:
-    """The name and the options in "name" or "name{option=value option=value}".
+    """The name and the options in "name" or "name{option=value option='a value'}".
 
     Args:
         text: what was written.
@@ -106,20 +108,44 @@ def read_named(text: str, what: str) -> tuple[str, dict[str, str]]:
     Raises:
         UsageError: it is neither.
     """
-    match = re.fullmatch(r"\s*([\w.:-]+)\s*(?:\{([^{}]*)\})?\s*", text)
+    match = re.fullmatch(rf"\s*([\w.:-]+)\s*(?:{_OPTIONS})?\s*", text)
     if match is None:
         raise UsageError(f"cannot read {what} {text!r}; write name or name{{option=value}}")
     return match[1], read_options(match[2] or "", match[1])
 
 
 def read_options(text: str, name: str) -> dict[str, str]:
-    """The options in "option=value other=value", written behind `name`."""
+    """The options in "option=value other='a value'", written behind `name`.
+
+    Commas or spaces stand between options; a value in quotes may have them, and braces.
+
+    Raises:
+        UsageError: an option without a value.
+    """
     options: dict[str, str] = {}
-    for pair in re.split(r"[,\s]+", text.strip()):
-        if not pair:
-            continue
+    for pair in re.findall(rf"(?:{_QUOTED}|[^\s,])+", text):
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"cannot read option {pair!r} of {name!r}; write option=value")
-        options[key] = value
+        options[key] = re.sub(_QUOTED, lambda quoted: quoted[0][1:-1], value)
     return options
+
+
+def write_options(options: Mapping[str, Any]) -> str:
+    """Options as `read_options` reads them."""
+    return " ".join(f"{key}={_quoted(str(value))}" for key, value in options.items())
+
+
+def _quoted(value: str) -> str:
+    if not re.search(r"[\s,{}\"']", value):
+        return value
+    return f"'{value}'" if '"' in value else f'"{value}"'
+
+
+def split_named(text: str) -> list[str]:
+    """What stands between the commas of "name, name{option=value}", outside options."""
+    return [i.strip() for i in re.sub(rf"({_OPTIONS})|,", _mark, text).split("\0")]
+
+
+def _mark(found: re.Match[str]) -> str:
+    return found[1] or "\0"

@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 
 from graphopt.errors import UsageError
 from graphopt.ir.graph import Graph, Node, label
+from graphopt.named import write_options
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Pass(abc.ABC):
             for f in dataclasses.fields(self)
             if f.repr and not _is_default(getattr(self, f.name), f.default)
         }
-        inner = " ".join(f"{k}={v}" for k, v in changed.items())
+        inner = write_options(changed)
         return f"{self.name}{{{inner}}}" if inner else self.name
 
 

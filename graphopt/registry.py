@@ -1,6 +1,6 @@
 """Pass names, and pipelines written as text or TOML.
 
-    "simplify, fuse-conv-bn, merge-sibling-convs{max-channels=8}"
+    "simplify, merge-sibling-convs{max-channels=8}, insert-batchnorm{data=images preprocess='crop bgr'}"
 
     [[pass]]
     name = "merge-sibling-convs"
@@ -13,12 +13,11 @@ the default pipeline. A user's own pass is registered with `register`, or named 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from graphopt.errors import UsageError
-from graphopt.named import Classes, imported, matching, read_named
+from graphopt.named import Classes, imported, matching, read_named, split_named
 from graphopt.pass_base import Pass
 from graphopt.toml import read_toml
 
@@ -151,7 +150,10 @@ def default_passes() -> list[Pass]:
 def parse_passes(text: str) -> list[Pass]:
     """The passes of a pipeline text (see the module docstring)."""
     passes: list[Pass] = []
-    for item in _split(text):
+    items = split_named(text)
+    if not all(items):
+        raise UsageError(f"pipeline {text!r} has an empty pass name")
+    for item in items:
         name, options = read_named(item, "pass")
         if name == "default":
             passes += default_passes()
@@ -187,10 +189,3 @@ def select(passes: list[Pass], *, skip: Iterable[str] = (), only: Iterable[str] 
     left_out, wanted = matching(kind, skip, names), matching(kind, only, names)
     kept = [p for p in passes if p.name not in left_out]
     return [p for p in kept if not only or p.name in wanted]
-
-
-def _split(text: str) -> list[str]:
-    items = [i.strip() for i in re.split(r",(?![^{]*\})", text)]
-    if not all(items):
-        raise UsageError(f"pipeline {text!r} has an empty pass name")
-    return items

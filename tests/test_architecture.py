@@ -52,7 +52,7 @@ ALLOWED = {
     "errors": set(),
     "cache": set(),
     "ir": {"errors"},
-    "pass_base": {"errors", "ir"},
+    "pass_base": {"errors", "ir", "named"},
     "channels": {"errors", "ir"},
     "evaluate": {"data", "errors", "frontends", "ir", "named", "runtime"},
     "data": {"errors", "ir", "named", "runtime"},

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from graphopt.errors import UsageError
-from graphopt.named import Classes, is_named, matching, read_named, unknown
+from graphopt.named import (
+    Classes,
+    is_named,
+    matching,
+    read_named,
+    read_options,
+    split_named,
+    unknown,
+    write_options,
+)
 
 TENSORS = ["model/conv[0]", "model/conv[1]", "head.a", "head.b", "head.a"]
 
@@ -41,6 +50,29 @@ def test_a_name_with_options() -> None:
     for text in ("", "kl{a=1", "kl}", "two names", "kl+mse", "kl{a}"):
         with pytest.raises(UsageError, match="cannot read"):
             read_named(text, "loss")
+
+
+QUOTED: dict[str, dict[str, object]] = {
+    "a b=2": {"a": "a, b=2"},
+    "{x} @ y": {"terms": "kl{t=2} @ heads; mse @ a"},
+    "": {"a": "", "b": "it's", "c": 'say "no"', "d": 3},
+}
+
+
+@pytest.mark.parametrize("text", QUOTED)
+def test_values_in_quotes_are_one_whatever_is_in_them(text: str) -> None:
+    wanted = {**QUOTED[text], "text": text}
+    written = write_options(wanted)
+    assert read_options(written, "kl") == {k: str(v) for k, v in wanted.items()}
+    items = split_named(f"first, kl{{{written}}} , last")
+    assert [i.split("{")[0] for i in items] == ["first", "kl", "last"]
+    assert read_named(items[1], "loss") == ("kl", {k: str(v) for k, v in wanted.items()})
+
+
+def test_quotes_read() -> None:
+    assert read_options("a='x y', b=\"1,2\" c=it's", "kl") == {"a": "x y", "b": "1,2", "c": "it's"}
+    with pytest.raises(UsageError, match="cannot read option 'y' of 'kl'"):
+        read_options("a='x y", "kl")
 
 
 class Drum:
