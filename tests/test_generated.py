@@ -14,10 +14,10 @@ from graphopt.errors import RunError
 from graphopt.frontends.normal_form import normalize
 from graphopt.ir.proto import to_proto
 from graphopt.ir.text import to_text
-from graphopt.oracle import Oracle
+from graphopt.oracle import Oracle, departure
 from graphopt.pass_base import Changes
 from graphopt.pipeline import Pipeline
-from graphopt.registry import PASSES, default_passes, pass_class
+from graphopt.registry import PASSES, default_passes, parse_passes, pass_class
 from graphopt.runtime.run import open_proto
 
 # A long run: GRAPHOPT_EXAMPLES=20000 pytest tests/test_generated.py -k default
@@ -81,3 +81,22 @@ def test_each_pass_alone_and_again(name: str, model: onnx.ModelProto) -> None:
     once = Pipeline([each]).run(normalize(model), oracle=oracle, strict=True)
     twice = Pipeline([each]).run(once.graph, oracle=oracle, strict=True)
     assert twice.results[0].status == "unchanged", twice.results[0].rewrites
+
+
+@pytest.mark.parametrize("name", ["default", *LOSSLESS])
+@given(model=models(max_nodes=10))
+@settings(max_examples=max(EXAMPLES // 20, 15), **QUIETLY)
+def test_names_stand_for_the_same_values(name: str, model: onnx.ModelProto) -> None:
+    """Teachers and students, taps and reports go by the names of tensors on both sides of a pass."""
+    oracle = _oracle(model)
+    if oracle is None:
+        return
+    images = [s.feeds for s in oracle.samples]
+    passes = [
+        dataclasses.replace(p, data=images) if hasattr(p, "data") else p for p in parse_passes(name)
+    ]
+    graph = normalize(model)
+    after = Pipeline(passes).run(graph, oracle=oracle).graph
+    for sample in oracle.samples:
+        changed = departure(graph, after, sample, 1e-2)
+        assert changed is None, f"{changed} holds other values than before"

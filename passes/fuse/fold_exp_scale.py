@@ -18,13 +18,15 @@ import numpy as np
 from graphopt.ir.graph import (
     Graph,
     Node,
+    Tensor,
     input_of,
     input_value,
     nodes_of,
     produced_by,
-    replace_uses,
+    producer,
     sole_reader,
 )
+from graphopt.ir.names import hold_other_values, take_place
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.affine import data_input, why_not_kept
 from graphopt.passes.fuse.linear import bias_of, set_bias
@@ -51,8 +53,22 @@ class FoldExpScale(Pass):
                 continue
             for conv, shift in found:
                 set_bias(graph, conv, bias_of(conv) + shift)
-            replace_uses(graph, mul.outputs[0], exp.outputs[0])
+            hold_other_values(graph, _between(exp, [conv for conv, _ in found]))
+            take_place(graph, mul.outputs[0], exp.outputs[0])
             context.rewrote(mul, f"its logarithm is in the bias before Exp {exp.name}")
+
+
+def _between(exp: Node, convs: list[Node]) -> list[Tensor]:
+    """What lies between the convolutions and Exp: all of it is shifted."""
+    ends, found, waiting = {id(n) for n in convs}, {}, list(exp.inputs)
+    while waiting:
+        tensor = waiting.pop()
+        maker = producer(tensor)
+        if maker is None or id(tensor) in found:
+            continue
+        found[id(tensor)] = tensor
+        waiting += [] if id(maker) in ends else maker.inputs
+    return list(found.values())
 
 
 def factor(mul: Node) -> Array:

@@ -17,9 +17,9 @@ from graphopt.ir.graph import (
     nodes_of,
     produced_by,
     rank_of,
-    replace_uses,
     sole_reader,
 )
+from graphopt.ir.names import take_place
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.affine import Affine, affine_of, data_input, why_not_kept
 from graphopt.passes.fuse.linear import LINEAR_OPS, out_channels, scale_outputs, why_not_scalable
@@ -47,7 +47,7 @@ class FuseConvAffine(Pass):
                 context.refused(node, str(reason))
                 continue
             scale_outputs(graph, linear, affine.scale, affine.shift)
-            replace_uses(graph, node.outputs[0], linear.outputs[0])
+            take_place(graph, node.outputs[0], linear.outputs[0])
             context.rewrote(node, f"{node.op} folded into {linear.op} {linear.name}")
 
 

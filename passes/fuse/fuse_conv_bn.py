@@ -17,9 +17,9 @@ from graphopt.ir.graph import (
     nodes_of,
     produced_by,
     rank_of,
-    replace_uses,
     sole_reader,
 )
+from graphopt.ir.names import take_place
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.affine import bn_affine, why_not_affine
 from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
@@ -42,7 +42,7 @@ class FuseConvBn(Pass):
                 continue
             scale, shift = bn_affine(bn)
             scale_outputs(graph, linear, scale, shift)
-            replace_uses(graph, bn.outputs[0], linear.outputs[0])
+            take_place(graph, bn.outputs[0], linear.outputs[0])
             context.rewrote(bn, f"folded into {linear.op} {linear.name}")
 
 

@@ -21,10 +21,10 @@ from graphopt.ir.graph import (
     add_constant,
     nodes_of,
     produced_by,
-    replace_uses,
     set_input,
     sole_reader,
 )
+from graphopt.ir.names import take_place
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.linear import bias_of, pads_of, set_bias, why_not_scalable
 
@@ -92,4 +92,4 @@ def _merge(graph: Graph, first: Node, second: Node) -> None:
     set_input(first, 1, add_constant(graph, v.name, merged.astype(w.values.dtype)))
     set_bias(graph, first, bias)
     first.outputs[0].shape = second.outputs[0].shape
-    replace_uses(graph, second.outputs[0], first.outputs[0])
+    take_place(graph, second.outputs[0], first.outputs[0])

@@ -25,10 +25,10 @@ from graphopt.ir.graph import (
     nodes_of,
     produced_by,
     producer,
-    replace_uses,
     set_input,
     sole_reader,
 )
+from graphopt.ir.names import take_place
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.affine import AFFINE_OPS, affine_of, data_input
 from graphopt.passes.fuse.fuse_affine_conv import in_channels
@@ -70,7 +70,7 @@ def _merge(graph: Graph, add: Node, context: Context) -> bool:
     set_bias(graph, conv, bias)
     maker = producer(other)
     what = "the identity" if other is conv.inputs[0] else f"{maker.op} {maker.name}"
-    replace_uses(graph, add.outputs[0], conv.outputs[0])
+    take_place(graph, add.outputs[0], conv.outputs[0])
     context.rewrote(add, f"{what} merged into Conv {conv.name}")
     return True
 

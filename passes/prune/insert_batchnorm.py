@@ -104,6 +104,7 @@ class InsertBatchnorm(Pass):
             for index, tensor in enumerate(reader.inputs):
                 if tensor is result:
                     reader.inputs[index] = normal
+        normal.name, result.name = result.name, normal.name  # the bias went to the other side
 
 
 def _why_not(graph: Graph, node: Node) -> str | None:

@@ -32,6 +32,7 @@ from graphopt.ir.graph import (
     replace_uses,
     set_input,
 )
+from graphopt.ir.names import hold_other_values
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.quantize.balance import (
     Sides,
@@ -85,8 +86,14 @@ class Equalize(Pass):
             _scale_offset(graph, offset, found.scales[numbers], made)
         for bounded in flow.bounded:
             _bound_channels(graph, bounded, found.scales[numbers])
+        hold_other_values(graph, _scaled(graph, flow, found.scales[numbers]))
         _log_spreads(linears, sides, found.scales, context)
         context.facts["equalized"] |= {"rounds": found.rounds, "settled": found.settled}
+
+
+def _scaled(graph: Graph, flow: Flow, scales: Floats) -> list[Tensor]:
+    made = [(t, flow.of(t)) for node in graph.nodes for t in node.outputs]
+    return [t for t, marks in made if marks is not None and (scales[marks] != 1).any()]
 
 
 def _scale_weight(graph: Graph, linear: Linear, scales: Floats) -> None:

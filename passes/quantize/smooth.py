@@ -40,6 +40,7 @@ from graphopt.ir.graph import (
     sole_reader,
     value_of,
 )
+from graphopt.ir.names import hold_other_values
 from graphopt.pass_base import Close, Context, Pass
 from graphopt.passes.fuse.linear import LINEAR_OPS, scale_outputs, why_not_scalable
 from graphopt.passes.quantize.probe import probed
@@ -100,6 +101,7 @@ class Smooth(Pass):
             by = np.exp(np.abs(np.log(scale)).max())
             if by > 1:
                 context.rewrote(producer(place.tensor), f"channels scaled by up to {by:.3g}")
+                hold_other_values(graph, _divided(place))
 
     def _balance(self, graph: Graph, places: list[_Place], largest: list[Floats]) -> list[Floats]:
         """Scales every place, again where one behind it moved what it was balanced against."""
@@ -210,6 +212,12 @@ def _why_not_divided(graph: Graph, node: Node, axis: int) -> str | None:
 def _linear_of(addition: Node) -> Node:
     """The linear operator that a constant is added to, or None."""
     return next((n for t in addition.inputs if (n := produced_by(t, *LINEAR_OPS))), None)
+
+
+def _divided(place: _Place) -> list[Tensor]:
+    """The tensors of a place that are divided."""
+    linear = _linear_of(node) if is_op(node := producer(place.tensor), "Add") else None
+    return [place.tensor, *(linear.outputs if linear is not None else ())]
 
 
 # --- scaling --------------------------------------------------------------------------------------
