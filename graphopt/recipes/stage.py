@@ -29,7 +29,7 @@ from graphopt.prune import PREPARATION
 from graphopt.recipes.boards import on_boards
 from graphopt.recipes.recipe import IMAGES, Recipe, Stage
 from graphopt.registry import parse_passes
-from graphopt.tasks import labelled_samples, task_for
+from graphopt.tasks import unlabelled_samples
 from graphopt.train import fitted_decoder, untrained
 from graphopt.zoo import spec
 from graphopt.zoo.trained import NAME as TRAINED
@@ -99,11 +99,7 @@ class Ground:
         if self._images is None and Path(self.recipe.train).exists():
             self._images = load_samples(self.recipe.train, graph, preprocess=self.recipe.preprocess)
         if self._images is None:
-            labelled = labelled_samples(self.recipe.train, graph, task_for(graph, self.recipe.task))
-            name = graph.inputs[0].name
-            self._images = Samples(
-                len(labelled), lambda k: {name: labelled[k][name]}, self.recipe.train
-            )
+            self._images = unlabelled_samples(self.recipe.train, graph, self.recipe.task)
         return self._images
 
 

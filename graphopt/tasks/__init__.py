@@ -9,7 +9,7 @@ torch is imported when a loss is made, not before.
 
 from __future__ import annotations
 
-from graphopt.tasks.samples import Labelled, labelled_samples
+from graphopt.tasks.samples import Labelled, labelled_samples, unlabelled_samples
 from graphopt.tasks.setup import TaskSetup, task_for
 
-__all__ = ["Labelled", "TaskSetup", "labelled_samples", "task_for"]
+__all__ = ["Labelled", "TaskSetup", "labelled_samples", "task_for", "unlabelled_samples"]

@@ -8,7 +8,7 @@ from typing import Any
 from graphopt.evaluate import Evaluation, Examples
 from graphopt.ir.graph import Graph
 from graphopt.runtime.run import open_graph
-from graphopt.tasks.setup import task_for
+from graphopt.tasks.setup import meaning_of
 
 FIGURES = ("ap50", "ap", "top1")
 
@@ -37,13 +37,13 @@ def judging(
 
     def judge(graph: Graph) -> dict[str, float]:
         if not prepared:
-            setup = task_for(graph, task, decoder=decoder)
+            kind, meant = meaning_of(graph, task, decoder)
             prepared.append(
                 Evaluation.prepare(
                     graph,
                     labels,
-                    setup.task,
-                    decoder=setup.decoder,
+                    kind,
+                    decoder=meant,
                     preprocess=preprocess,
                     limit=limit,
                     keep=True,

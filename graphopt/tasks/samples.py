@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.data import Samples
 from graphopt.errors import GraphoptError, UsageError
-from graphopt.evaluate import Example, Examples, open_examples
+from graphopt.evaluate import Decoder, Example, Examples, open_examples
 from graphopt.evaluate.pictures import Pictures
 from graphopt.ir.graph import Graph
-from graphopt.tasks.setup import TaskSetup
+from graphopt.tasks.setup import TaskSetup, meaning_of
 
 Array = np.ndarray[Any, Any]
 
@@ -90,15 +91,47 @@ def labelled_samples(
         UsageError: no such data, several inputs, no box in the whole set, or labels that cannot be
             meant: a class the network has not, a box that is not finite or turned inside out.
     """
-    if len(graph.inputs) != 1:
-        raise UsageError(f"the model has {len(graph.inputs)} inputs; images feed one")
-    examples = open_examples(source, setup.task)
-    usual = setup.decoder.preprocess if setup.decoder else ""
-    pictures = Pictures.for_graph(graph, preprocess, usual)
+    examples, pictures = _pictures_of(source, graph, setup.task, setup.decoder, preprocess)
     made = Labelled(examples, pictures, graph, setup.classes)
     if made.is_detection and made.most == 1:
         raise UsageError(f"labelled data {source}: there is not one box on its {len(made)} images")
     return made
+
+
+def unlabelled_samples(
+    source: str | Examples, graph: Graph, task: str = "auto", *, preprocess: str = ""
+) -> Samples:
+    """The images of a labelled set without what is on them, for networks with a loss or without.
+
+    Args:
+        source: as for `graphopt.evaluate.evaluate`.
+        graph: whose only input is fed.
+        task: see `meaning_of`.
+        preprocess: as for `labelled_samples`.
+
+    Raises:
+        UsageError: no such data, or several inputs; an image that cannot be read is named when it is
+            asked for.
+        ModelError: see `meaning_of`.
+    """
+    kind, decoder = meaning_of(graph, task)
+    examples, pictures = _pictures_of(source, graph, kind, decoder, preprocess)
+    name, dtype = graph.inputs[0].name, np.dtype(graph.inputs[0].dtype)
+
+    def read(index: int) -> dict[str, Array]:
+        image, _ = pictures.input_of(examples[index].image)
+        return {name: image.astype(dtype, copy=False)}
+
+    return Samples(len(examples), read, str(source))
+
+
+def _pictures_of(
+    source: str | Examples, graph: Graph, task: str, decoder: Decoder | None, preprocess: str
+) -> tuple[Examples, Pictures]:
+    if len(graph.inputs) != 1:
+        raise UsageError(f"the model has {len(graph.inputs)} inputs; images feed one")
+    usual = decoder.preprocess if decoder else ""
+    return open_examples(source, task), Pictures.for_graph(graph, preprocess, usual)
 
 
 def checked_labels(example: Example, classes: int) -> Array:

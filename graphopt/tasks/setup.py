@@ -60,13 +60,29 @@ def task_for(
             meant.
         ModelError: see `decoder_for`.
     """
+    task, meant = meaning_of(graph, task, decoder)
+    return _classification(graph, loss) if meant is None else _detection(graph, meant, loss)
+
+
+def meaning_of(
+    graph: Graph, task: str = "auto", decoder: str | Decoder | None = None
+) -> tuple[str, Decoder | None]:
+    """What a network is judged by: "classification" and None, or "detection" and its decoder.
+
+    Args:
+        graph: any network `graphopt.evaluate` can judge, with a loss or without.
+        task: see `task_for`.
+        decoder: likewise.
+
+    Raises:
+        UsageError: a task there is not.
+        ModelError: see `decoder_for`.
+    """
     if task not in TASKS:
         raise UsageError(f"task: {unknown('task', task, TASKS)}")
     if task == "auto":
         task = "classification" if _is_classifier(graph) and decoder is None else "detection"
-    if task == "classification":
-        return _classification(graph, loss)
-    return _detection(graph, decoder_for(decoder, graph), loss)
+    return task, None if task == "classification" else decoder_for(decoder, graph)
 
 
 def _is_classifier(graph: Graph) -> bool:

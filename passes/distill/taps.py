@@ -25,7 +25,9 @@ _SMALLER = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Red
 
 
 def head_tensors(graph: Graph) -> list[str]:
-    """What the last layers with weights before the outputs put out, biases included."""
+    """What the last layers with weights before the outputs put out, biases and BatchNormalizations
+    included: what the same layers put out when those are folded.
+    """
     found: dict[str, None] = {}
     for output in graph.outputs:
         for tensor in _last_layers(output):
@@ -78,7 +80,7 @@ def _last_layers(output: Tensor) -> Iterator[Tensor]:
         if node is None or id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        if _is_layer(node) or _is_bias(node):
+        if _is_layer(node) or _ends_layer(node):
             yield tensor
         else:
             stack += [t for t in node.inputs if not isinstance(t, Constant)]
@@ -88,9 +90,9 @@ def _is_layer(node: Node) -> bool:
     return is_op(node, *_LAYERS) and any(isinstance(t, Constant) for t in node.inputs[1:])
 
 
-def _is_bias(node: Node) -> bool:
-    """Add of a constant vector to a product: a part of the layer."""
-    if not is_op(node, "Add"):
+def _ends_layer(node: Node) -> bool:
+    """Add of a constant vector to a product, or its BatchNormalization: a part of the layer."""
+    if not is_op(node, "Add", "BatchNormalization"):
         return False
     made = [producer(t) for t in node.inputs if not isinstance(t, Constant)]
     return len(made) == 1 and made[0] is not None and _is_layer(made[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import graph_from
+from conftest import graph_from, run_pass
 
 from graphopt.channels.groups import Channels
 from graphopt.channels.plan import Plan
@@ -11,6 +11,7 @@ from graphopt.channels.removal import remove
 from graphopt.frontends.normal_form import normalize
 from graphopt.frontends.torch_module import to_onnx
 from graphopt.ir.graph import Graph
+from graphopt.oracle import Oracle, departure
 from graphopt.passes.distill.pairing import kept_channels
 from graphopt.passes.distill.taps import default_taps, head_inputs, head_tensors, stage_ends
 from graphopt.zoo import build
@@ -29,6 +30,15 @@ DETECTOR = """(float[N,3,16,16] x) => (float[N,2,128] y)
       a = Conv (r1, h1)  b = Conv (r2, h2)
       fa = Reshape (a, s)  fb = Reshape (b, s)  o = Concat <axis = 2> (fa, fb)  y = Sigmoid (o) }"""
 
+WITH_BATCHNORMS = """(float[N,3,16,16] x) => (float[N,2,16,8] y)
+    <float[4,3,3,3] w1, float[2,4,1,1] h1, float[2,4,1,1] h2, float[4] s, float[4] m, float[4] var,
+     float[2] s2, float[2] m2, float[2] var2>
+    { c1 = Conv <pads = [1,1,1,1], strides = [2,2]> (x, w1)
+      n1 = BatchNormalization (c1, s, m, m, var)  r1 = Relu (n1)
+      ca = Conv (r1, h1)  a = BatchNormalization (ca, s2, m2, m2, var2)
+      cb = Conv (r1, h2)  b = BatchNormalization (cb, s2, m2, m2, var2)
+      o = Concat <axis = 2> (a, b)  y = Sigmoid (o) }"""
+
 
 def test_classifier() -> None:
     graph = graph_from(CLASSIFIER)
@@ -42,6 +52,18 @@ def test_detector_before_its_decoder() -> None:
     graph = graph_from(DETECTOR)
     assert sorted(head_tensors(graph)) == ["a", "b"]
     assert sorted(head_inputs(graph)) == ["r1", "r2"]
+
+
+def test_the_batchnorm_of_a_head_is_part_of_it_as_where_it_is_folded() -> None:
+    teacher = graph_from(WITH_BATCHNORMS)
+    ran = run_pass("fuse-conv-bn", teacher)
+    student = ran.graph
+    assert "BatchNormalization" not in ran.ops
+    heads, features = default_taps(student, teacher)
+    assert (sorted(heads), features) == (["a", "b"], default_taps(teacher, teacher)[1])
+    for graph in (teacher, student):
+        graph.outputs = [graph.tensors()[name] for name in heads + features]
+    assert departure(teacher, student, Oracle(teacher).samples[0], 1e-5) is None
 
 
 def test_only_names_both_have() -> None:
